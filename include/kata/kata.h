@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KATA_KATA_H
+#define KATA_KATA_H
+/* Everything a user of libkata includes. Implementers of drivers add <kata/driver/...>. */
+#include <kata/agent.h>
+#include <kata/batch.h>
+#include <kata/context.h>
+#include <kata/error.h>
+#include <kata/fail_point.h>
+#include <kata/mock.h>
+#include <kata/nic.h>
+#include <kata/op.h>
+#include <kata/persistence.h>
+#include <kata/recover.h>
+#include <kata/sandbox.h>
+#include <kata/storage.h>
+#include <kata/vm.h>
+#include <kata/vm_builder.h>
+#endif

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KATA_NET_NIC_H
+#define KATA_NET_NIC_H
+/* The inside of kata_nic, and taps. */
+#include <kata/nic.h>
+
+#include "base/error.h"
+#include "base/json.h"
+
+int kata__nic_begin_plug(kata_nic *n, kata_error **err); /* [leader] BUSY when not NEW */
+void kata__nic_set_state(kata_nic *n, kata_device_state state);
+void kata__nic_set_plugged(kata_nic *n, const char *address);
+json_t *kata__nic_to_json(const kata_nic *n);
+int kata__nic_from_json(const json_t *o, const char *what, kata_nic **ret, kata_error **err);
+
+/*
+ * Opens the tap `name` in the caller's network namespace (TUNSETIFF: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, one queue), making it when
+ * missing (non-persistent: it goes with its last fd), sets MTU and up. *ret_created tells which. BUSY: somebody else holds it. EXISTS: a link of that
+ * name is no tap. PERMISSION. On failure a tap that it made is gone again. Blocking (RTNL).
+ */
+int kata__tap_open(const char *name, uint32_t mtu, int *ret_fd, bool *ret_created, kata_error **err);
+#endif

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KATA_STORAGE_STORAGE_H
+#define KATA_STORAGE_STORAGE_H
+/* The inside of kata_storage, and opening images safely. */
+#include <kata/storage.h>
+
+#include <sys/types.h>
+
+#include "base/error.h"
+#include "base/json.h"
+
+/* [leader] Life of the device; the mirror that getters read is under the storage's own mutex. kata__storage_begin_plug fails with BUSY when it is
+ * not NEW. address and size are copied. */
+int kata__storage_begin_plug(kata_storage *s, kata_error **err);
+void kata__storage_set_state(kata_storage *s, kata_device_state state);
+void kata__storage_set_plugged(kata_storage *s, const char *address, uint64_t size_bytes);
+const char *kata__storage_backing_path(const kata_storage *s);
+kata_storage_format kata__storage_backing_format(const kata_storage *s);
+const char *const *kata__storage_mount_options(const kata_storage *s);
+const char *kata_storage_format_get_word(kata_storage_format f); /* "raw", "qcow2": as QEMU spells them */
+
+/* Config and, when plugged, address and size, for released JSON ("storages": [...]) and back (hostile input). */
+json_t *kata__storage_to_json(const kata_storage *s);
+int kata__storage_from_json(const json_t *o, const char *what, kata_storage **ret, kata_error **err);
+
+/* An image opened and checked: what the VMM gets. */
+struct kata__image {
+	int fd;            /* O_RDWR, or O_RDONLY when read-only; -1 when closed */
+	int backing_fd;    /* O_RDONLY, or -1 */
+	uint64_t size_bytes; /* virtual size */
+	dev_t dev;         /* identity of the opened file: for block devices 0 and st_rdev in ino */
+	ino_t ino;
+};
+/*
+ * Opens the storage's path without following a symlink swap after the check (what is checked is the fd), and refuses: directory, fifo, socket, char
+ * device; a block device mounted on the host (mountinfo, by dev number, partitions and whole disk included) or with holders (O_EXCL), a loop backing file that
+ * is mounted; qcow2 with an unallowed backing file, external data file, unknown incompatible features, a header that contradicts itself;
+ * a raw file whose size is 0 or not a multiple of 512; a format that does not match the magic. Blocking: for worker threads.
+ */
+int kata__image_open(const kata_storage *s, struct kata__image *ret, kata_error **err);
+void kata__image_close(struct kata__image *image);
+#endif

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KATA_VM_SLOTS_H
+#define KATA_VM_SLOTS_H
+/*
+ * A bounded allocator of numbered slots: FREE --reserve--> RESERVED --commit--> USED --release--> FREE. A slot is released only after
+ * the guest let go. Lowest free first. Leader only.
+ */
+#include <stdint.h>
+
+#include "base/error.h"
+
+enum kata__slot_state { KATA__SLOT_FREE = 0, KATA__SLOT_RESERVED = 1, KATA__SLOT_USED = 2 };
+
+struct kata__slots {
+	uint8_t *states;
+	uint32_t count;
+	uint32_t free_count;
+	const char *noun; /* "device slots", "SCSI LUNs": for the error */
+};
+
+int kata__slots_init(struct kata__slots *s, const char *noun, uint32_t count, kata_error **err);
+void kata__slots_deinit(struct kata__slots *s);
+/* EXHAUSTED: "no device slot is free: 16 there are, 16 in use". */
+int kata__slots_reserve(struct kata__slots *s, int *ret_slot, kata_error **err);
+/* A certain slot (rebuild). CORRUPT when out of range or taken. */
+int kata__slots_take(struct kata__slots *s, uint32_t slot, kata_error **err);
+void kata__slots_commit(struct kata__slots *s, int slot);
+void kata__slots_release(struct kata__slots *s, int slot);
+#endif

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KATA_VM_VM_H
+#define KATA_VM_VM_H
+/*
+ * The inside of kata_vm: what drivers (vm/qemu, vm/mock) and the rooms above (agent, sandbox) share.
+ *
+ * The core (vm.c and its neighbours) owns the state machine, the device tables, slots, config and the released record; a driver owns
+ * the tables of steps and a private `impl`. [leader] everywhere, except what says [any thread].
+ */
+#include <kata/agent.h>
+#include <kata/batch.h>
+#include <kata/vm.h>
+#include <kata/vm_builder.h>
+
+#include "base/json.h"
+#include "base/process.h"
+#include "net/nic.h"
+#include "op/op.h"
+#include "storage/storage.h"
+#include "vm/slots.h"
+
+/* A driver fits one screen. All members must, unless marked may. */
+struct kata__vm_driver {
+	const char *name;
+	/* What each operation is. Their op data is struct kata__vm_op. cold: the VM is CREATED. */
+	const struct kata__op_table *start;
+	const struct kata__op_table *add_storage_cold, *add_storage, *remove_storage_cold, *remove_storage;
+	const struct kata__op_table *add_nic_cold, *add_nic, *remove_nic_cold, *remove_nic;
+	const struct kata__op_table *pause, *resume;
+	const struct kata__op_table *release, *rebuild, *destroy;
+	/* Makes / frees vm->impl. init is called by the build, deinit when memory is freed (the machine is gone by then). */
+	int (*init)(kata_vm *vm, kata_error **err);
+	void (*deinit)(kata_vm *vm);
+	/* A non-blocking stream fd to the agent's channel, the caller's. */
+	int (*connect_agent)(kata_vm *vm, int *ret_fd, kata_error **err);
+	/* The driver's private part of the released record, and back (hostile input). */
+	int (*dump)(kata_vm *vm, json_t *driver, kata_error **err);
+	int (*restore)(kata_vm *vm, const json_t *driver, kata_error **err);
+	/* [any thread] may: console tail as malloc'ed text, last words of the VMM likewise; NULL when there are none. */
+	char *(*get_console)(kata_vm *vm, size_t *ret_len);
+	char *(*get_vmm_output)(kata_vm *vm, size_t *ret_len);
+};
+
+struct kata__vm_config_copy; /* vm/config.h: deep copy of kata_vm_config with the defaults filled in */
+
+struct kata_vm {
+	uint32_t magic;
+	kata_context *ctx;
+	const struct kata__vm_driver *driver;
+	void *impl;
+	struct kata__vm_config_copy *config;
+	char id[65];
+	char uuid[37];
+	char accelerator[8];
+	char accelerator_reason[160];
+	uint32_t time_scale; /* of deadlines: 10 under TCG, else 1 */
+	char *dir;           /* <state_dir>/vm/<id>; NULL for drivers without files */
+	struct kata__journal journal;
+	kata_agent_transport agent_transport; /* resolved */
+
+	/* [leader] */
+	struct kata__slots ports; /* root ports, or the mock's slots */
+	struct kata__slots luns;
+	uint32_t ops_active;      /* device ops, pause, resume under way */
+	bool agent_connected;     /* one connection at a time */
+	uint64_t generation;      /* grows with every change of the record */
+
+	/* under mutex */
+	struct kata__vm_shared *shared; /* state, pid, device lists, ended eventfd: vm/vm.c */
+};
+
+/* Op data of every VM operation. Drivers put their scratch into `scratch` (freed by free()). */
+struct kata__vm_op {
+	kata_vm *vm;             /* referenced */
+	kata_storage *storage;   /* referenced; device ops */
+	kata_nic *nic;
+	int slot;                /* reserved port or LUN; -1 */
+	struct kata__image image; /* fds -1 when not open */
+	int tap_fd;              /* -1 */
+	bool tap_created;
+	uint64_t t_scratch[4];
+	void *scratch;
+	const char *json;        /* rebuild: borrowed from scratch of the core */
+	char *json_owned;
+	json_t *record;
+};
+
+/* State. [any thread] get; set moves along the transition table and asserts it. */
+kata_vm_state kata__vm_get_state(const kata_vm *vm);
+void kata__vm_set_state(kata_vm *vm, kata_vm_state state);
+/* The driver saw the machine end by itself: state ENDED, ended fd readable, listeners called. */
+void kata__vm_ended(kata_vm *vm);
+void kata__vm_set_pid(kata_vm *vm, pid_t pid, uint64_t start_time);
+
+/* Listeners for the end of the machine (agent, sandbox). [leader]; removed by the same pair. */
+typedef void (*kata__vm_ended_fn)(void *user);
+int kata__vm_add_ended_listener(kata_vm *vm, kata__vm_ended_fn fn, void *user, kata_error **err);
+void kata__vm_remove_ended_listener(kata_vm *vm, kata__vm_ended_fn fn, void *user);
+
+/* Adds the VMM's last words and the console's tail to an error in the making. */
+void kata__vm_explain(kata_vm *vm, kata_error *err);
+
+/* Shared steps of every driver's device tables (vm/device_steps.c). Undo of reserve frees the slot, of insert removes from the list. */
+int kata__vm_step_reserve_storage(kata_op *op, kata_error **err);   /* state, id/file/EXISTS check, slot or LUN */
+int kata__vm_step_unreserve_storage(kata_op *op, kata_error **err);
+int kata__vm_step_open_image(kata_op *op, kata_error **err);        /* BLOCKING */
+int kata__vm_step_close_image(kata_op *op, kata_error **err);
+int kata__vm_step_commit_storage(kata_op *op, kata_error **err);    /* PLUGGED, in the list; no undo needed after it */
+int kata__vm_step_find_storage(kata_op *op, kata_error **err);      /* unplug: UNPLUGGING; undo: back to PLUGGED */
+int kata__vm_step_unfind_storage(kata_op *op, kata_error **err);
+int kata__vm_step_drop_storage(kata_op *op, kata_error **err);      /* unplug: out of the list, slot free, NEW */
+int kata__vm_step_reserve_nic(kata_op *op, kata_error **err);
+int kata__vm_step_unreserve_nic(kata_op *op, kata_error **err);
+int kata__vm_step_open_tap(kata_op *op, kata_error **err);          /* BLOCKING; nothing for USER */
+int kata__vm_step_close_tap(kata_op *op, kata_error **err);
+int kata__vm_step_commit_nic(kata_op *op, kata_error **err);
+int kata__vm_step_find_nic(kata_op *op, kata_error **err);
+int kata__vm_step_unfind_nic(kata_op *op, kata_error **err);
+int kata__vm_step_drop_nic(kata_op *op, kata_error **err);
+/* finish of device ops, start, ...: counters, states, kata__vm_explain. */
+void kata__vm_finish_device(kata_op *op, int status, kata_error **error);
+void kata__vm_free_op_data(void *data);
+static inline struct kata__vm_op *kata__vm_op_data(const kata_op *op)
+{
+	return (struct kata__vm_op *)kata__op_data(op);
+}
+/* Root port slot number on pcie.0 of port i, and the address strings: "SS/00" and "0:LUN". */
+#define KATA__VM_FIRST_PORT_SLOT 8
+void kata__vm_port_address(int port, char out[16]);
+void kata__vm_lun_address(int lun, char out[16]);
+
+/* Makes a VM object for a driver: config is validated already. */
+int kata__vm_new(kata_context *ctx, const struct kata__vm_driver *driver, const kata_vm_config *config,
+                 const kata_agent_config *agent_config, const kata_qos_config *qos_config, kata_vm **ret_vm, kata_error **err);
+/* Makes a VM object in REBUILDING from a released record (hostile) and begins driver->rebuild. */
+int kata__vm_rebuild_begin(kata_context *ctx, const struct kata__vm_driver *driver, const char *json, size_t len,
+                           const kata_op_options *options, int (*prepare)(kata_vm *vm, void *user, kata_error **err), void *user,
+                           kata_vm **ret_vm, kata_op **ret_op, kata_error **err);
+/* The released record of the VM as JSON (cached by generation). [any thread] */
+int kata__vm_record(kata_vm *vm, json_t **ret, kata_error **err);
+#define KATA__VM_RECORD_VERSION 1
+
+/* For the agent room. */
+int kata__vm_connect_agent(kata_vm *vm, int *ret_fd, kata_error **err); /* BUSY when one is connected; marks it */
+void kata__vm_disconnect_agent(kata_vm *vm);
+#endif
