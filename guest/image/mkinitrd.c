@@ -5,7 +5,8 @@
  * Model: a recipe is lines of words, carried out in order:
  *     dir PATH MODE | file PATH SOURCE MODE | link PATH TARGET | node PATH MODE MAJOR MINOR | module GROUP NAME
  * A module goes in as /lib/modules/NAME.ko after the modules it depends on. /lib/modules/list names all of them in that
- * order, each with its group (a dependency joins the group that asked first); /lib/modules/alias has "PATTERN NAME" lines.
+ * order, each with its group (a dependency joins the group that asked first); /lib/modules/alias has "PATTERN NAME"
+ * lines.
  *
  * Invariants: 1. no root and no device is needed: owners and nodes are mere headers. 2. the same inputs give the same
  * bytes: owner 0, time 0, inodes counted up. 3. a module's appended signature is left out: the kernel does not enforce
@@ -13,17 +14,13 @@
  *
  * What it does not do: compress, walk directories, resolve libraries.
  */
-#include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "guest/image/module_file.h"
 
@@ -64,8 +61,8 @@ static void put_node(const struct node *n)
 	char header[111];
 	size_t name_len = strlen(name) + 1;
 
-	snprintf(header, sizeof(header), "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", next_inode++, n->mode,
-	         0, 0, 1, 0, (unsigned)n->len, 0, 0, n->major, n->minor, (unsigned)name_len, 0);
+	snprintf(header, sizeof(header), "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", next_inode++,
+		 n->mode, 0, 0, 1, 0, (unsigned)n->len, 0, 0, n->major, n->minor, (unsigned)name_len, 0);
 	put(header, 110);
 	put(name, name_len);
 	pad4();
@@ -157,9 +154,9 @@ static void carry_out(char *line, unsigned line_number)
 		put_node(&(struct node){.path = w[1], .mode = S_IFLNK | 0777, .data = w[2], .len = strlen(w[2])});
 	else if (strcmp(w[0], "node") == 0 && n == 5)
 		put_node(&(struct node){.path = w[1],
-		                        .mode = S_IFCHR | number(w[2], 8),
-		                        .major = number(w[3], 10),
-		                        .minor = number(w[4], 10)});
+					.mode = S_IFCHR | number(w[2], 8),
+					.major = number(w[3], 10),
+					.minor = number(w[4], 10)});
 	else if (strcmp(w[0], "module") == 0 && n == 3)
 		put_module(w[1], w[2]);
 	else

@@ -83,7 +83,7 @@ static size_t length_without_signature(const uint8_t *data, size_t len)
 		return len;
 	memcpy(&t, data + len - mark_len - sizeof(t), sizeof(t));
 	signature_len = (size_t)t.signature_len_be[0] << 24 | (size_t)t.signature_len_be[1] << 16 |
-	                (size_t)t.signature_len_be[2] << 8 | t.signature_len_be[3];
+			(size_t)t.signature_len_be[2] << 8 | t.signature_len_be[3];
 	extra = mark_len + sizeof(t) + signature_len;
 	return extra < len ? len - extra : len;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef KATA_GUEST_IMAGE_MODULE_FILE_H
 #define KATA_GUEST_IMAGE_MODULE_FILE_H
-/* A kernel module's file below /lib/modules/VERSION of an unpacked kernel package, and what its .modinfo section says. */
+/* A kernel module's file below /lib/modules/VERSION of an unpacked kernel package, and what its .modinfo section says.
+ */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -17,7 +17,7 @@ void kata__storage_set_plugged(kata_storage *s, const char *address, uint64_t si
 const char *kata__storage_backing_path(const kata_storage *s);
 kata_storage_format kata__storage_backing_format(const kata_storage *s);
 const char *const *kata__storage_mount_options(const kata_storage *s);
-const char *kata_storage_format_get_word(kata_storage_format f); /* "raw", "qcow2": as QEMU spells them */
+const char *kata__storage_format_name(kata_storage_format f); /* "raw", "qcow2": as QEMU spells them */
 
 /* Config and, when plugged, address and size, for released JSON ("storages": [...]) and back (hostile input). */
 json_t *kata__storage_to_json(const kata_storage *s);

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KATA_PERSIST_RECORD_H
+#define KATA_PERSIST_RECORD_H
+/*
+ * The record of a sandbox: plain data between the sandbox (which fills it) and a persistence (which writes it as rows, or as JSON).
+ * Strings are owned by the record. As JSON it is also what kata_sandbox_release and _dump give; reading it back treats it as hostile.
+ */
+#include <kata/driver/persistence.h>
+
+#include "base/json.h"
+
+#define KATA__RECORD_VERSION 1
+
+struct kata__record_storage {
+	char *id, *path, *format, *driver, *fstype, *address, *state;
+	bool read_only;
+	uint64_t size_bytes;
+};
+struct kata__record_nic {
+	char *id, *type, *tap_name, *mac, *address, *state;
+	uint32_t mtu;
+	char *interface_json; /* what was configured in the guest, or NULL */
+};
+struct kata__record_process {
+	char *container_id, *exec_id, *state;
+	bool terminal;
+	int32_t exit_status; /* -1 unknown */
+};
+struct kata__record_container {
+	char *id, *state;
+	char *storages_json; /* ids of the storages it names: JSON array */
+};
+struct kata_record {
+	char *id;          /* sandbox id */
+	char *state;       /* kata_sandbox_state_get_name */
+	uint64_t epoch;    /* of the owner that writes */
+	char *hostname;
+	char *dns_json;    /* JSON array of lines */
+	/* owner: the process that drives it; pid 0 once released */
+	int64_t owner_pid;
+	uint64_t owner_start_time;
+	char *boot_id;
+	/* the VM */
+	char *vm_id, *vm_uuid, *vm_driver, *vm_accelerator;
+	int64_t vm_pid;
+	uint64_t vm_start_time;
+	uint32_t vm_cpus;
+	uint64_t vm_memory_mib;
+	char *vm_json;     /* kata_vm_dump: what the rebuild needs; opaque here */
+	char *agent_json;  /* kata_agent_release, or what continues the agent; NULL before a release */
+	char *routes_json; /* JSON array or NULL */
+	struct kata__record_storage *storages;
+	size_t storage_count;
+	struct kata__record_nic *nics;
+	size_t nic_count;
+	struct kata__record_container *containers;
+	size_t container_count;
+	struct kata__record_process *processes; /* execs and init processes */
+	size_t process_count;
+};
+
+struct kata_record *kata__record_new(void);
+void kata__record_free(struct kata_record *record); /* accepts NULL and half-filled ones */
+int kata__record_to_json_object(const struct kata_record *record, json_t **ret, kata_error **err);
+/* Strict: version, every field, counts (1024 devices, 4096 containers, 16384 processes), ids. CORRUPT, VERSION. */
+int kata__record_from_json(const char *text, size_t len, struct kata_record **ret, kata_error **err);
+#endif
