@@ -17,6 +17,8 @@
 #include "net/nic.h"
 #include "op/op.h"
 #include "storage/storage.h"
+#include "vm/config.h"
+#include "vm/owner.h"
 #include "vm/slots.h"
 
 /* A driver fits one screen. All members must, unless marked may. */
@@ -39,9 +41,9 @@ struct kata__vm_driver {
 	/* [any thread] may: console tail as malloc'ed text, last words of the VMM likewise; NULL when there are none. */
 	char *(*get_console)(kata_vm *vm, size_t *ret_len);
 	char *(*get_vmm_output)(kata_vm *vm, size_t *ret_len);
+	/* The driver keeps nothing on disk: vm->dir is NULL, ops have no journal. */
+	bool no_files;
 };
-
-struct kata__vm_config_copy; /* vm/config.h: deep copy of kata_vm_config with the defaults filled in */
 
 struct kata_vm {
 	uint32_t magic;
@@ -61,9 +63,7 @@ struct kata_vm {
 	/* [leader] */
 	struct kata__slots ports; /* root ports, or the mock's slots */
 	struct kata__slots luns;
-	uint32_t ops_active;      /* device ops, pause, resume under way */
-	bool agent_connected;     /* one connection at a time */
-	uint64_t generation;      /* grows with every change of the record */
+	bool agent_connected;     /* one connection at a time; written under the mutex too */
 
 	/* under mutex */
 	struct kata__vm_shared *shared; /* state, pid, device lists, ended eventfd: vm/vm.c */
@@ -83,6 +83,10 @@ struct kata__vm_op {
 	const char *json;        /* rebuild: borrowed from scratch of the core */
 	char *json_owned;
 	json_t *record;
+	struct kata__owner *owner_before; /* rebuild: who owned it before the take-over; freed by free() */
+	kata_vm_state state_before;       /* release, rebuild: what to go (back) to */
+	bool kept;                        /* an undo could not settle the device: it stays in the list, DIVERGED */
+	void *core;                       /* the core's own: destroy's wait */
 };
 
 /* State. [any thread] get; set moves along the transition table and asserts it. */
@@ -91,6 +95,11 @@ void kata__vm_set_state(kata_vm *vm, kata_vm_state state);
 /* The driver saw the machine end by itself: state ENDED, ended fd readable, listeners called. */
 void kata__vm_ended(kata_vm *vm);
 void kata__vm_set_pid(kata_vm *vm, pid_t pid, uint64_t start_time);
+/* What the machine is known as: pid and start time as set, boot id of this boot. [any thread] */
+void kata__vm_get_process(const kata_vm *vm, struct kata__process_identity *ret);
+/* [leader] The record has changed (the driver's part of it): call after a change that driver->dump shows. The core does it itself after
+ * each of its own operations. */
+void kata__vm_changed(kata_vm *vm);
 
 /* Listeners for the end of the machine (agent, sandbox). [leader]; removed by the same pair. */
 typedef void (*kata__vm_ended_fn)(void *user);
@@ -117,13 +126,43 @@ int kata__vm_step_commit_nic(kata_op *op, kata_error **err);
 int kata__vm_step_find_nic(kata_op *op, kata_error **err);
 int kata__vm_step_unfind_nic(kata_op *op, kata_error **err);
 int kata__vm_step_drop_nic(kata_op *op, kata_error **err);
-/* finish of device ops, start, ...: counters, states, kata__vm_explain. */
+/*
+ * The finish of EVERY table of a driver (start, add_*, remove_*, pause, resume, release, rebuild, destroy): moves the state
+ * (start: RUNNING or back to CREATED; pause: PAUSED; release: RELEASED or back; rebuild: as recorded, or RELEASED; destroy:
+ * DESTROYED), takes the op out of the list of active ones, refreshes the record, and explains failures by kata__vm_explain.
+ * Steps therefore need not set the state. A driver's own finish must call it last.
+ */
 void kata__vm_finish_device(kata_op *op, int status, kata_error **error);
 void kata__vm_free_op_data(void *data);
 static inline struct kata__vm_op *kata__vm_op_data(const kata_op *op)
 {
 	return (struct kata__vm_op *)kata__op_data(op);
 }
+/*
+ * Shared steps of the other tables (vm/life_steps.c). All may be in tables of drivers without files, where they do nothing.
+ *
+ * start:   make_dir first (BLOCKING | UNDO_BLOCKING, never JOURNAL: the journal lies in that directory): <state_dir>/vm/<id> with
+ *          mode 0700 and owner.json; EXISTS. Its undo removes the tree.
+ * release: write_record [leader] (checks BUSY again, makes op data `json_owned`), save_released (BLOCKING: released.json; undo removes it),
+ *          hand_over (BLOCKING: owner.json says nobody; undo takes it back) as the last step that can fail.
+ * rebuild: take_over first (BLOCKING; FENCED, GONE, IDENTITY; undo gives it back to nobody), and as the last drop_released (BLOCKING: removes released.json).
+ * destroy: cancel_operations first (WAIT: other ops of this VM are cancelled; waits at most a second for their undo, so that a VMM
+ *          that hangs is killed next), await_operations after the kill (WAIT: until all have ended), remove_dir last (BLOCKING).
+ */
+int kata__vm_step_make_dir(kata_op *op, kata_error **err);
+int kata__vm_step_unmake_dir(kata_op *op, kata_error **err);
+int kata__vm_step_write_record(kata_op *op, kata_error **err);
+int kata__vm_step_save_released(kata_op *op, kata_error **err);
+int kata__vm_step_unsave_released(kata_op *op, kata_error **err);
+int kata__vm_step_hand_over(kata_op *op, kata_error **err);
+int kata__vm_step_take_back(kata_op *op, kata_error **err); /* undo of hand_over */
+int kata__vm_step_take_over(kata_op *op, kata_error **err);
+int kata__vm_step_give_back(kata_op *op, kata_error **err); /* undo of take_over */
+int kata__vm_step_drop_released(kata_op *op, kata_error **err);
+int kata__vm_step_cancel_operations(kata_op *op, kata_error **err);
+int kata__vm_step_await_operations(kata_op *op, kata_error **err);
+int kata__vm_step_remove_dir(kata_op *op, kata_error **err);
+
 /* Root port slot number on pcie.0 of port i, and the address strings: "SS/00" and "0:LUN". */
 #define KATA__VM_FIRST_PORT_SLOT 8
 void kata__vm_port_address(int port, char out[16]);
@@ -136,7 +175,7 @@ int kata__vm_new(kata_context *ctx, const struct kata__vm_driver *driver, const 
 int kata__vm_rebuild_begin(kata_context *ctx, const struct kata__vm_driver *driver, const char *json, size_t len,
                            const kata_op_options *options, int (*prepare)(kata_vm *vm, void *user, kata_error **err), void *user,
                            kata_vm **ret_vm, kata_op **ret_op, kata_error **err);
-/* The released record of the VM as JSON (cached by generation). [any thread] */
+/* The released record of the VM as JSON, the caller's own copy. [any thread] */
 int kata__vm_record(kata_vm *vm, json_t **ret, kata_error **err);
 #define KATA__VM_RECORD_VERSION 1
 
