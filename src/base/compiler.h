@@ -7,6 +7,8 @@
 
 #define KATA__PRINTF(f, a) __attribute__((format(printf, f, a)))
 #define KATA__UNUSED __attribute__((unused))
+/* For code that runs in a child which shares our memory: a sanitizer would take it for this thread. */
+#define KATA__NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
 #define KATA__NODISCARD __attribute__((warn_unused_result))
 
 /* KATA_AUTO(free_fn) type *x = NULL: calls kata__cleanup_free_fn(&x) when x goes out of scope. */

@@ -33,6 +33,7 @@ struct kata__spawn {
 	uid_t uid;
 	gid_t gid;
 	const char *cwd;           /* NULL: "/" */
+	int pid_fd;                /* > 0: the child writes its pid in decimal and a newline here before it execs */
 };
 
 /* Returns once exec has succeeded or failed (the error then names the path and the errno). *ret_pidfd is the caller's. */

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Strict JSON accessors over jansson: every failure names the path and what stands there instead. */
+#include "base/json.h"
+
+#include <string.h>
+
+static const char *type_name(const json_t *v)
+{
+	static const char *const names[] = {"object", "array", "string", "integer", "real", "true", "false", "null"};
+
+	return v ? names[json_typeof(v)] : "nothing";
+}
+
+int kata__json_parse(const char *what, const char *text, size_t len, size_t max, json_t **ret, kata_error **err)
+{
+	json_error_t e;
+	json_t *v;
+
+	if (len > max)
+		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: has %zu bytes, at most %zu are read", what, len, max);
+	v = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
+	if (!v)
+		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: not JSON: %s (line %d, byte %d)", what, e.text, e.line,
+		                  e.position);
+	*ret = v;
+	return 0;
+}
+
+static int wrong(const char *what, const char *key, const char *expected, const json_t *v, kata_error **err)
+{
+	return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.%s: expected %s, found %s", what, key, expected, type_name(v));
+}
+
+int kata__json_get_string(const json_t *o, const char *what, const char *key, const char **ret, kata_error **err)
+{
+	const json_t *v = json_object_get(o, key);
+
+	if (!json_is_string(v))
+		return wrong(what, key, "a string", v, err);
+	if (strlen(json_string_value(v)) != json_string_length(v))
+		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.%s: has a NUL byte", what, key);
+	*ret = json_string_value(v);
+	return 0;
+}
+
+int kata__json_get_string_opt(const json_t *o, const char *what, const char *key, const char **ret, kata_error **err)
+{
+	const json_t *v = json_object_get(o, key);
+
+	if (!v || json_is_null(v)) {
+		*ret = NULL;
+		return 0;
+	}
+	return kata__json_get_string(o, what, key, ret, err);
+}
+
+int kata__json_get_uint(const json_t *o, const char *what, const char *key, uint64_t max, uint64_t *ret, kata_error **err)
+{
+	const json_t *v = json_object_get(o, key);
+
+	if (!json_is_integer(v))
+		return wrong(what, key, "an integer", v, err);
+	if (json_integer_value(v) < 0 || (uint64_t)json_integer_value(v) > max)
+		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.%s: is %lld, must be from 0 to %llu", what, key,
+		                  (long long)json_integer_value(v), (unsigned long long)max);
+	*ret = (uint64_t)json_integer_value(v);
+	return 0;
+}
+
+int kata__json_get_bool(const json_t *o, const char *what, const char *key, bool *ret, kata_error **err)
+{
+	const json_t *v = json_object_get(o, key);
+
+	if (!json_is_boolean(v))
+		return wrong(what, key, "true or false", v, err);
+	*ret = json_is_true(v);
+	return 0;
+}
+
+int kata__json_get_array(const json_t *o, const char *what, const char *key, size_t max_items, json_t **ret,
+                         kata_error **err)
+{
+	json_t *v = json_object_get(o, key);
+
+	if (!json_is_array(v))
+		return wrong(what, key, "an array", v, err);
+	if (json_array_size(v) > max_items)
+		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.%s: has %zu items, at most %zu are read", what, key,
+		                  json_array_size(v), max_items);
+	*ret = v;
+	return 0;
+}
+
+int kata__json_get_object(const json_t *o, const char *what, const char *key, json_t **ret, kata_error **err)
+{
+	json_t *v = json_object_get(o, key);
+
+	if (!json_is_object(v))
+		return wrong(what, key, "an object", v, err);
+	*ret = v;
+	return 0;
+}
+
+char *kata__json_dump(const json_t *o)
+{
+	return json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS);
+}
