@@ -68,7 +68,7 @@ struct rpc {
 	void *flushed_user;
 };
 
-static void pump(struct rpc_connection *c);
+static struct epoll_event channel_events = {.events = EPOLLIN | EPOLLOUT | EPOLLET};
 
 /* ---- calls */
 
@@ -159,7 +159,8 @@ void call_answer_error(struct call *call, kata_error **take_err)
 	text[0] = '\0';
 	for (const kata_error *e = *take_err; e && n < sizeof(text) - 1; e = kata_error_get_cause(e))
 		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s", n ? ": " : "", kata_error_get_message(e));
-	call_end(call, &(struct kata__ttrpc_reply){.code = rpc_code_of(kata_error_get_status(*take_err)), .text = text});
+	call_end(call,
+		 &(struct kata__ttrpc_reply){.code = rpc_code_of(kata_error_get_status(*take_err)), .text = text});
 	kata_error_free(*take_err);
 	*take_err = NULL;
 }
@@ -241,8 +242,8 @@ static void refuse_unknown(struct rpc_connection *c, uint32_t id, const struct k
 	const struct kata__slice *s = known ? &r->method : &r->service;
 	char text[256];
 
-	snprintf(text, sizeof(text), "%s %.*s", known ? "method" : "service",
-	         (int)(s->length < 200 ? s->length : 200), s->data ? (const char *)s->data : "");
+	snprintf(text, sizeof(text), "%s %.*s", known ? "method" : "service", (int)(s->length < 200 ? s->length : 200),
+		 s->data ? (const char *)s->data : "");
 	refuse(c, id, KATA__GRPC_UNIMPLEMENTED, text);
 }
 
@@ -252,8 +253,11 @@ static struct call *call_new(struct rpc_connection *c, uint32_t id, int method, 
 
 	if (!call)
 		return NULL;
-	*call = (struct call){
-	        .next = c->calls, .connection = c, .stream_id = id, .method = (enum kata__method_id)method, .request = request};
+	*call = (struct call){.next = c->calls,
+			      .connection = c,
+			      .stream_id = id,
+			      .method = (enum kata__method_id)method,
+			      .request = request};
 	c->calls = call;
 	c->call_count++;
 	if (timeout_ns)
@@ -275,13 +279,14 @@ static void handle_frame(struct rpc_connection *c, const struct kata__ttrpc_fram
 		return;
 	}
 	method = kata__method_find((const char *)r.service.data, r.service.length, (const char *)r.method.data,
-	                           r.method.length);
+				   r.method.length);
 	if (method < 0 || !h->methods[method]) {
 		refuse_unknown(c, frame->stream_id, &r);
 		return;
 	}
 	if (c->call_count >= RPC_PARKED_MAX) {
-		refuse(c, frame->stream_id, KATA__GRPC_RESOURCE_EXHAUSTED, "512 calls are under way on this connection");
+		refuse(c, frame->stream_id, KATA__GRPC_RESOURCE_EXHAUSTED,
+		       "4096 calls are under way on this connection");
 		return;
 	}
 	if (kata__proto_unpack(kata__methods[method].request, r.payload.data, r.payload.length, &request, &err) != 0) {
@@ -403,8 +408,7 @@ static void set_interest(struct rpc_connection *c)
 	bool reads = kata__buffer_len(&c->out) < OUT_PAUSE;
 
 	if (c->epoll_fd < 0)
-		kata__watch_set_events(c->watch,
-		                       (reads ? EPOLLIN : 0u) | (kata__buffer_len(&c->out) ? EPOLLOUT : 0u));
+		kata__watch_set_events(c->watch, (reads ? EPOLLIN : 0u) | (kata__buffer_len(&c->out) ? EPOLLOUT : 0u));
 }
 
 static void tell_flushed(struct rpc *rpc)
@@ -449,6 +453,8 @@ static void pump(struct rpc_connection *c)
 		handle_input(c);
 		there = there && write_some(c);
 	}
+	if (more && c->epoll_fd >= 0)
+		epoll_ctl(c->epoll_fd, EPOLL_CTL_MOD, c->fd, &channel_events); /* looks again */
 	if (!there || (c->epoll_fd >= 0 && has_hung_up(c)))
 		end_of_host(c);
 	else
@@ -480,10 +486,8 @@ static void flush_soon(struct rpc_connection *c)
 
 static int watch_channel(struct rpc_connection *c, kata_error **err)
 {
-	struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLET};
-
 	c->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (c->epoll_fd < 0 || epoll_ctl(c->epoll_fd, EPOLL_CTL_ADD, c->fd, &e) != 0)
+	if (c->epoll_fd < 0 || epoll_ctl(c->epoll_fd, EPOLL_CTL_ADD, c->fd, &channel_events) != 0)
 		return kata__fail_errno(err, errno, "cannot watch the channel to the host");
 	return 0;
 }
@@ -512,7 +516,8 @@ int rpc_add(struct rpc *rpc, int take_fd, bool is_channel, kata_error **err)
 	if (is_channel)
 		rc = watch_channel(c, err);
 	if (rc == 0)
-		rc = kata__watch_add(rpc->loop, is_channel ? c->epoll_fd : c->fd, EPOLLIN, on_stream, c, &c->watch, err);
+		rc = kata__watch_add(rpc->loop, is_channel ? c->epoll_fd : c->fd, EPOLLIN, on_stream, c, &c->watch,
+				     err);
 	if (rc != 0)
 		connection_free(c);
 	return rc;

@@ -5,9 +5,9 @@
  * The agent's end of ttrpc: connections to the host, and the calls that came in over them.
  *
  * A handler gets a struct call and answers it now, or parks it and answers later; many may be parked at once, and they
- * are answered in any order. A call ends exactly once: by an answer, by its own timeout (DEADLINE_EXCEEDED), or when the
- * host went away. In the last two cases the function given when it was parked is called first, so that whoever holds
- * the call forgets it; what the call has set going goes on.
+ * are answered in any order. A call ends exactly once: by an answer, by its own timeout (DEADLINE_EXCEEDED), or when
+ * the host went away. In the last two cases the function given when it was parked is called first, so that whoever
+ * holds the call forgets it; what the call has set going goes on.
  */
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>
@@ -19,7 +19,7 @@
 #include "proto/methods.h"
 #include "proto/ttrpc.h"
 
-#define RPC_PARKED_MAX 512 /* calls under way on one connection */
+#define RPC_PARKED_MAX 4096 /* calls under way on one connection */
 #define RPC_CONNECTIONS_MAX 8
 
 struct call;

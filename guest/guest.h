@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KATA_GUEST_GUEST_H
+#define KATA_GUEST_GUEST_H
+/* The agent as a whole: what the handlers of calls share. One of it exists; it is used on the loop's thread alone. */
+#include <stdbool.h>
+
+#include "base/loop.h"
+#include "guest/rpc.h"
+
+#define AGENT_VERSION "0.1.0"
+#define SYS "/sys"
+
+struct children;
+struct containers;
+struct device_waits;
+struct storages;
+
+struct guest {
+	struct kata__loop *loop;
+	struct rpc *rpc;
+	struct rpc_handlers handlers;
+	struct device_waits *waits;
+	struct children *children;
+	struct storages *storages;
+	struct containers *containers;
+	uint32_t hotplug_timeout_ms; /* agent.hotplug_timeout=SECONDS on the kernel's command line */
+};
+
+/* Each fills in the handlers of its methods. */
+void service_health_register(struct guest *guest);
+void service_device_register(struct guest *guest);
+#endif

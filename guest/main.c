@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kata-agent: PID 1 of the guest.
+ *
+ * Order: what every userland needs is mounted, the modules of group `boot` make the channel to the host appear, and the
+ * agent answers. Everything else, other modules first, happens while it does.
+ * It never exits: the kernel would panic. What cannot be had is logged and done without.
+ */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "guest/boot.h"
+#include "guest/channel.h"
+#include "guest/device_wait.h"
+#include "guest/guest.h"
+#include "guest/kmsg.h"
+#include "guest/modules.h"
+
+#define HOTPLUG_TIMEOUT_MS 3000
+#define WORKERS 2
+
+struct module_job {
+	struct kata__work work;
+	struct guest *guest;
+};
+
+static void load_soon(struct kata__work *work)
+{
+	modules_load_group("soon");
+}
+
+static void loaded_soon(struct kata__work *work)
+{
+	struct module_job *job = kata__container_of(work, struct module_job, work);
+	kata_error *err = NULL;
+
+	if (channel_listen_vsock(job->guest, &err) != 0)
+		kmsg_error("%s", kata_error_get_message(err));
+	kata_error_free(err);
+}
+
+/* agent.hotplug_timeout=SECONDS */
+static uint32_t read_hotplug_timeout(void)
+{
+	static const char key[] = "agent.hotplug_timeout=";
+	KATA_AUTO(free) char *line = NULL;
+	size_t len = 0;
+	const char *at;
+	unsigned long seconds;
+
+	if (kata__read_file("/proc/cmdline", 65536, &line, &len, NULL) != 0)
+		return HOTPLUG_TIMEOUT_MS;
+	at = strstr(line, key);
+	seconds = at ? strtoul(at + sizeof(key) - 1, NULL, 10) : 0;
+	return seconds && seconds <= 3600 ? (uint32_t)seconds * 1000 : HOTPLUG_TIMEOUT_MS;
+}
+
+static int guest_begin(struct guest *guest, kata_error **err)
+{
+	static struct module_job job;
+	int rc;
+
+	service_health_register(guest);
+	service_device_register(guest);
+	guest->handlers.user = guest;
+	guest->hotplug_timeout_ms = read_hotplug_timeout();
+	job = (struct module_job){.work = {.work = load_soon, .done = loaded_soon}, .guest = guest};
+	if ((rc = kata__loop_new(true, WORKERS, &guest->loop, err)) != 0 ||
+	    (rc = rpc_new(guest->loop, &guest->handlers, &guest->rpc, err)) != 0 ||
+	    (rc = device_waits_new(guest->loop, &guest->waits, err)) != 0)
+		return rc;
+	modules_load_group("boot");
+	rc = channel_begin(guest, err);
+	return rc ? rc : kata__loop_work(guest->loop, &job.work, err);
+}
+
+static void run(struct guest *guest)
+{
+	for (;;) {
+		kata_error *err = NULL;
+
+		if (kata__loop_dispatch(guest->loop, -1, &err) != 0)
+			kmsg_error("%s", kata_error_get_message(err));
+		kata_error_free(err);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	static struct guest guest;
+	const char *name = strrchr(argv[0], '/');
+	kata_error *err = NULL;
+
+	name = name ? name + 1 : argv[0];
+	if (strcmp(name, "modprobe") == 0)
+		return modules_modprobe(argc, argv);
+	if (getpid() != 1)
+		return 1;
+	signal(SIGPIPE, SIG_IGN);
+	boot_prepare();
+	if (guest_begin(&guest, &err) != 0)
+		kmsg_error("%s", kata_error_get_message(err));
+	kata_error_free(err);
+	run(&guest);
+}
