@@ -3,8 +3,8 @@
 #define KATA_FAIL_POINT_H
 /*
  * Fail-points: before and after every step of every operation stands a point named
- * "<operation>/<step>:before" or "<operation>/<step>:after" ("plug-storage/device_add:before"). The points of an
- * undo are "<operation>/<step>:undo". For tests of those who use the library; unset points cost a pointer comparison.
+ * "<operation>/<step>:before" or "<operation>/<step>:after" ("plug-storage/device_add:before"). At
+ * "<operation>/<step>:undo", before a step is taken back, only KILL acts. For tests of those who use the library; unset points cost a pointer comparison.
  */
 #include <kata/context.h>
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A growing byte buffer with a cap. Growth doubles; consuming moves `start` and compacts when the front half is dead. */
+/* A growing byte buffer with a cap. Growth doubles; consuming moves `start` and compacts when the front half is dead.
+ */
 #include "base/buffer.h"
 
 #include <errno.h>

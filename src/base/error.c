@@ -2,9 +2,9 @@
 /*
  * kata_error: an owned value with a cause chain.
  *
- * Model: an error is built by one thread and immutable once it left the library. Out of memory is one static object that
- * is never freed or changed; every function here recognises it by address.
- * Invariants: 1. message is never NULL. 2. the chain has no cycle: an error is attached once.
+ * Model: an error is built by one thread and immutable once it left the library. Out of memory is one static object
+ * that is never freed or changed; every function here recognises it by address. Invariants: 1. message is never
+ * NULL. 2. the chain has no cycle: an error is attached once.
  */
 #include "base/error.h"
 
@@ -34,38 +34,38 @@ struct kata_error {
 };
 
 static struct kata_error no_memory = {
-        .status = KATA_E_NO_MEMORY,
-        .origin = KATA_ORIGIN_HOST,
-        .message = (char *)"out of memory",
+	.status = KATA_E_NO_MEMORY,
+	.origin = KATA_ORIGIN_HOST,
+	.message = (char *)"out of memory",
 };
 
 static const struct {
 	int status;
 	const char *name;
 } status_names[] = {
-        {KATA_OK, "ok"},
-        {KATA_E_INVALID, "invalid"},
-        {KATA_E_STATE, "state"},
-        {KATA_E_NOT_FOUND, "not-found"},
-        {KATA_E_EXISTS, "exists"},
-        {KATA_E_BUSY, "busy"},
-        {KATA_E_EXHAUSTED, "exhausted"},
-        {KATA_E_TIMEOUT, "timeout"},
-        {KATA_E_CANCELLED, "cancelled"},
-        {KATA_E_UNSUPPORTED, "unsupported"},
-        {KATA_E_NO_MEMORY, "no-memory"},
-        {KATA_E_IO, "io"},
-        {KATA_E_PERMISSION, "permission"},
-        {KATA_E_PROTOCOL, "protocol"},
-        {KATA_E_GONE, "gone"},
-        {KATA_E_VERSION, "version"},
-        {KATA_E_CORRUPT, "corrupt"},
-        {KATA_E_IDENTITY, "identity"},
-        {KATA_E_FENCED, "fenced"},
-        {KATA_E_VMM, "vmm"},
-        {KATA_E_GUEST, "guest"},
-        {KATA_E_DATABASE, "database"},
-        {KATA_E_INJECTED, "injected"},
+	{KATA_OK, "ok"},
+	{KATA_E_INVALID, "invalid"},
+	{KATA_E_STATE, "state"},
+	{KATA_E_NOT_FOUND, "not-found"},
+	{KATA_E_EXISTS, "exists"},
+	{KATA_E_BUSY, "busy"},
+	{KATA_E_EXHAUSTED, "exhausted"},
+	{KATA_E_TIMEOUT, "timeout"},
+	{KATA_E_CANCELLED, "cancelled"},
+	{KATA_E_UNSUPPORTED, "unsupported"},
+	{KATA_E_NO_MEMORY, "no-memory"},
+	{KATA_E_IO, "io"},
+	{KATA_E_PERMISSION, "permission"},
+	{KATA_E_PROTOCOL, "protocol"},
+	{KATA_E_GONE, "gone"},
+	{KATA_E_VERSION, "version"},
+	{KATA_E_CORRUPT, "corrupt"},
+	{KATA_E_IDENTITY, "identity"},
+	{KATA_E_FENCED, "fenced"},
+	{KATA_E_VMM, "vmm"},
+	{KATA_E_GUEST, "guest"},
+	{KATA_E_DATABASE, "database"},
+	{KATA_E_INJECTED, "injected"},
 };
 
 const char *kata_status_get_name(int status)
@@ -132,7 +132,7 @@ int kata__fail_no_memory(kata_error **err)
 }
 
 int kata__error_set(kata_error **err, const char *file, int line, int status, kata_origin origin, int os_errno,
-                    const char *fmt, ...)
+		    const char *fmt, ...)
 {
 	struct kata_error *e;
 	va_list ap;
@@ -179,8 +179,9 @@ int kata__error_set_errno(kata_error **err, const char *file, int line, int os_e
 		message = one_line(fmt, ap);
 		va_end(ap);
 		if (message)
-			e->message = kata__format("%s: %s", message, strerrordesc_np(os_errno) ? strerrordesc_np(os_errno)
-			                                                                       : "unknown error");
+			e->message =
+				kata__format("%s: %s", message,
+					     strerrordesc_np(os_errno) ? strerrordesc_np(os_errno) : "unknown error");
 		free(message);
 	}
 	return publish(err, e, status);
@@ -494,10 +495,10 @@ const kata_error *kata_error_get_cause(const kata_error *err)
 }
 
 /* These may sit deeper in the chain, where they were known first. */
-#define FIND_IN_CHAIN(err, member) \
-	for (; (err); (err) = (err)->cause) \
-		if ((err)->member) \
-			return (err)->member; \
+#define FIND_IN_CHAIN(err, member)                                                                                     \
+	for (; (err); (err) = (err)->cause)                                                                            \
+		if ((err)->member)                                                                                     \
+			return (err)->member;                                                                          \
 	return NULL
 
 const char *kata_error_get_step(const kata_error *err)
@@ -576,14 +577,14 @@ static void print_block(FILE *out, const char *title, const char *text)
 static void print_text(FILE *out, const kata_error *err)
 {
 	fprintf(out, "%s (%s, %s%s)\n", err->message, kata_status_get_name(err->status),
-	        kata_origin_get_name(err->origin), kata_error_is_uncertain(err) ? ", uncertain" : "");
+		kata_origin_get_name(err->origin), kata_error_is_uncertain(err) ? ", uncertain" : "");
 	if (kata_error_get_step(err))
 		fprintf(out, "  step: %s\n", kata_error_get_step(err));
 	for (size_t i = 0; err->problem_count > 1 && i < err->problem_count; i++)
 		fprintf(out, "  - %s\n", err->problems[i]);
 	for (const kata_error *c = err->cause; c; c = c->cause)
 		fprintf(out, "  because: %s (%s, %s)\n", c->message, kata_status_get_name(c->status),
-		        kata_origin_get_name(c->origin));
+			kata_origin_get_name(c->origin));
 	if (kata_error_get_vmm_output(err))
 		print_block(out, "the VMM's last words", kata_error_get_vmm_output(err));
 	if (kata_error_get_console(err))

@@ -29,9 +29,10 @@ static int unix_address(const char *path, struct sockaddr_un *addr, kata_error *
 	memset(addr, 0, sizeof(*addr));
 	addr->sun_family = AF_UNIX;
 	if (strlen(path) >= sizeof(addr->sun_path))
-		return kata__fail(err, KATA_E_INVALID, CALLER,
-		                  "socket path '%s' has %zu bytes, at most %zu fit: use a shorter state directory or id", path,
-		                  strlen(path), sizeof(addr->sun_path) - 1);
+		return kata__fail(
+			err, KATA_E_INVALID, CALLER,
+			"socket path '%s' has %zu bytes, at most %zu fit: use a shorter state directory or id", path,
+			strlen(path), sizeof(addr->sun_path) - 1);
 	strncpy(addr->sun_path, path, sizeof(addr->sun_path) - 1);
 	return 0;
 }
@@ -51,7 +52,8 @@ int kata__unix_listen(const char *dir, const char *name, int *ret_fd, kata_error
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return kata__fail_errno(err, errno, "socket for '%s'", path);
-	/* The directory is 0700, so the moment before a chmod would be safe; fchmod before bind makes it 0600 at birth. */
+	/* The directory is 0700, so the moment before a chmod would be safe; fchmod before bind makes it 0600 at birth.
+	 */
 	if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
 		return kata__fail_errno(err, errno, "cannot bind '%s'", path);
 	if (listen(fd, 4) < 0) {
@@ -77,7 +79,7 @@ int kata__unix_connect(const char *path, int *ret_fd, kata_error **err)
 	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
 		if (errno == ECONNREFUSED || errno == ENOENT)
 			return kata__error_set(err, __FILE__, __LINE__, KATA_E_GONE, KATA_ORIGIN_HOST, errno,
-			                       "nobody listens on '%s'", path);
+					       "nobody listens on '%s'", path);
 		return kata__fail_errno(err, errno, "cannot connect to '%s'", path);
 	}
 	*ret_fd = kata__take_fd(&fd);

@@ -17,18 +17,20 @@ int kata__json_parse(const char *what, const char *text, size_t len, size_t max,
 	json_t *v;
 
 	if (len > max)
-		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: has %zu bytes, at most %zu are read", what, len, max);
+		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: has %zu bytes, at most %zu are read", what, len,
+				  max);
 	v = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
 	if (!v)
-		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: not JSON: %s (line %d, byte %d)", what, e.text, e.line,
-		                  e.position);
+		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: not JSON: %s (line %d, byte %d)", what, e.text,
+				  e.line, e.position);
 	*ret = v;
 	return 0;
 }
 
 static int wrong(const char *what, const char *key, const char *expected, const json_t *v, kata_error **err)
 {
-	return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.%s: expected %s, found %s", what, key, expected, type_name(v));
+	return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.%s: expected %s, found %s", what, key, expected,
+			  type_name(v));
 }
 
 int kata__json_get_string(const json_t *o, const char *what, const char *key, const char **ret, kata_error **err)
@@ -54,7 +56,8 @@ int kata__json_get_string_opt(const json_t *o, const char *what, const char *key
 	return kata__json_get_string(o, what, key, ret, err);
 }
 
-int kata__json_get_uint(const json_t *o, const char *what, const char *key, uint64_t max, uint64_t *ret, kata_error **err)
+int kata__json_get_uint(const json_t *o, const char *what, const char *key, uint64_t max, uint64_t *ret,
+			kata_error **err)
 {
 	const json_t *v = json_object_get(o, key);
 
@@ -62,7 +65,7 @@ int kata__json_get_uint(const json_t *o, const char *what, const char *key, uint
 		return wrong(what, key, "an integer", v, err);
 	if (json_integer_value(v) < 0 || (uint64_t)json_integer_value(v) > max)
 		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.%s: is %lld, must be from 0 to %llu", what, key,
-		                  (long long)json_integer_value(v), (unsigned long long)max);
+				  (long long)json_integer_value(v), (unsigned long long)max);
 	*ret = (uint64_t)json_integer_value(v);
 	return 0;
 }
@@ -78,7 +81,7 @@ int kata__json_get_bool(const json_t *o, const char *what, const char *key, bool
 }
 
 int kata__json_get_array(const json_t *o, const char *what, const char *key, size_t max_items, json_t **ret,
-                         kata_error **err)
+			 kata_error **err)
 {
 	json_t *v = json_object_get(o, key);
 
@@ -86,7 +89,7 @@ int kata__json_get_array(const json_t *o, const char *what, const char *key, siz
 		return wrong(what, key, "an array", v, err);
 	if (json_array_size(v) > max_items)
 		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.%s: has %zu items, at most %zu are read", what, key,
-		                  json_array_size(v), max_items);
+				  json_array_size(v), max_items);
 	*ret = v;
 	return 0;
 }

@@ -8,10 +8,10 @@
  *     POLLING  the leader sleeps in epoll_wait
  * A post writes the eventfd unless the loop is BUSY, so a leader's own posts cost no system call.
  *
- * Invariants: 1. `state`, `leader`, the queue and the waiter count are under `lock`; all else is the leader's. 2. a dead watch is freed only
- * after the batch of events that may still name it. 3. a timer is in the heap until it fires or is removed.
- * With an external loop the epoll fd is what the caller polls; a timerfd in it stands for the earliest timer. It may be armed
- * too early (a removed timer), never too late.
+ * Invariants: 1. `state`, `leader`, the queue and the waiter count are under `lock`; all else is the leader's. 2. a
+ * dead watch is freed only after the batch of events that may still name it. 3. a timer is in the heap until it fires
+ * or is removed. With an external loop the epoll fd is what the caller polls; a timerfd in it stands for the earliest
+ * timer. It may be armed too early (a removed timer), never too late.
  */
 #include "base/loop.h"
 
@@ -52,21 +52,21 @@ struct kata__timer {
 struct kata__loop {
 	int epoll_fd;
 	int wake_fd;
-	int timer_fd;            /* external loops only, else -1 */
-	uint64_t timer_armed;    /* what timer_fd is set to; KATA__NEVER */
+	int timer_fd;         /* external loops only, else -1 */
+	uint64_t timer_armed; /* what timer_fd is set to; KATA__NEVER */
 	bool external;
-	pthread_t thread;        /* own I/O thread */
+	pthread_t thread; /* own I/O thread */
 	struct kata__workers *workers;
 
 	struct kata__watch *dead;
 	struct kata__timer **heap;
 	size_t heap_len, heap_alloc;
 
-	pthread_mutex_t lock;    /* leaf lock: nothing else is taken under it */
-	pthread_cond_t cond;     /* waiters: something is done, or the lead is free */
+	pthread_mutex_t lock; /* leaf lock: nothing else is taken under it */
+	pthread_cond_t cond;  /* waiters: something is done, or the lead is free */
 	struct kata__task *first, **last;
 	enum loop_state state;
-	unsigned long leader;    /* pthread_t; 0: none. Written under lock, read atomically */
+	unsigned long leader; /* pthread_t; 0: none. Written under lock, read atomically */
 	unsigned waiters;
 	bool stopping;
 };
@@ -99,7 +99,7 @@ static void drain(int fd)
 /* ---- watches ---- */
 
 int kata__watch_add(struct kata__loop *loop, int fd, uint32_t events, kata__watch_fn fn, void *user,
-                    struct kata__watch **ret, kata_error **err)
+		    struct kata__watch **ret, kata_error **err)
 {
 	struct kata__watch *w = calloc(1, sizeof(*w));
 	struct epoll_event ev = {.events = events, .data.ptr = w};
@@ -189,8 +189,8 @@ static void sift_down(struct kata__loop *loop, size_t i)
 	heap_set(loop, i, t);
 }
 
-int kata__timer_add(struct kata__loop *loop, uint64_t deadline_ns, kata__timer_fn fn, void *user, struct kata__timer **ret,
-                    kata_error **err)
+int kata__timer_add(struct kata__loop *loop, uint64_t deadline_ns, kata__timer_fn fn, void *user,
+		    struct kata__timer **ret, kata_error **err)
 {
 	struct kata__timer *t;
 
@@ -343,12 +343,22 @@ static void set_busy(struct kata__loop *loop)
 	pthread_mutex_unlock(&loop->lock);
 }
 
+/* Tasks post tasks (an op's next step): run them in this round, but let the fds have their turn at last. */
+static bool run_tasks_settled(struct kata__loop *loop)
+{
+	bool any = false;
+
+	for (int i = 0; i < 64 && run_tasks(loop); i++)
+		any = true;
+	return any;
+}
+
 static void round_once(struct kata__loop *loop, int timeout_ms)
 {
 	struct epoll_event events[32];
 	int n, timeout;
 
-	if (run_tasks(loop))
+	if (run_tasks_settled(loop))
 		timeout_ms = 0;
 	timeout = poll_timeout(loop, timeout_ms);
 	n = epoll_wait(loop->epoll_fd, events, (int)(sizeof(events) / sizeof(events[0])), timeout);
@@ -357,7 +367,7 @@ static void round_once(struct kata__loop *loop, int timeout_ms)
 	for (int i = 0; i < n; i++)
 		handle(loop, &events[i]);
 	fire_timers(loop);
-	run_tasks(loop);
+	run_tasks_settled(loop);
 	free_dead(loop);
 }
 
@@ -404,7 +414,8 @@ void kata__loop_unlead(struct kata__loop *loop)
 /* With loop->lock held: sleeps on the condition until woken or the deadline. */
 static void sleep_locked(struct kata__loop *loop, uint64_t deadline_ns)
 {
-	struct timespec ts = {.tv_sec = (time_t)(deadline_ns / 1000000000u), .tv_nsec = (long)(deadline_ns % 1000000000u)};
+	struct timespec ts = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
+			      .tv_nsec = (long)(deadline_ns % 1000000000u)};
 
 	loop->waiters++;
 	if (deadline_ns == KATA__NEVER)
@@ -452,7 +463,8 @@ int kata__loop_dispatch(struct kata__loop *loop, int timeout_ms, kata_error **er
 	bool lead;
 
 	if (!loop->external)
-		return kata__fail(err, KATA_E_STATE, CALLER, "this context has its own I/O thread: nothing to dispatch");
+		return kata__fail(err, KATA_E_STATE, CALLER,
+				  "this context has its own I/O thread: nothing to dispatch");
 	if (kata__loop_is_leader(loop))
 		return kata__fail(err, KATA_E_STATE, CALLER, "dispatch was called from a callback of the library");
 	pthread_mutex_lock(&loop->lock);

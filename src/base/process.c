@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Child processes by clone(CLONE_VM | CLONE_VFORK | CLONE_PIDFD): the child borrows our memory until it execs, so a spawn costs the
- * same from a caller of 8 MiB and of 8 GiB; this thread sleeps until then.
+ * Child processes by clone(CLONE_VM | CLONE_VFORK | CLONE_PIDFD): the child borrows our memory until it execs, so a
+ * spawn costs the same from a caller of 8 MiB and of 8 GiB; this thread sleeps until then.
  *
- * Invariants: 1. the child calls nothing but raw system calls: glibc's setuid family signals other threads, which are the
- * parent's. 2. all signals are blocked around the clone, and the child has default handlers before it unblocks them, so that no
- * handler of the caller runs on our stack in the child. 3. the child reports a failed step through `failed_errno` in
- * shared memory; a pidfd exists from birth, and a child that failed is reaped here.
+ * Invariants: 1. the child calls nothing but raw system calls: glibc's setuid family signals other threads, which are
+ * the parent's. 2. all signals are blocked around the clone, and the child has default handlers before it unblocks
+ * them, so that no handler of the caller runs on our stack in the child. 3. the child reports a failed step through
+ * `failed_errno` in shared memory; a pidfd exists from birth, and a child that failed is reaped here.
  */
 #include "base/process.h"
 
@@ -137,7 +137,8 @@ static int lift_fds(struct child *c, kata_error **err)
 		int fd = fcntl(s->fds[i].parent_fd, F_DUPFD_CLOEXEC, highest + 1);
 
 		if (fd < 0)
-			return kata__fail_errno(err, errno, "cannot duplicate fd %d for '%s'", s->fds[i].parent_fd, s->path);
+			return kata__fail_errno(err, errno, "cannot duplicate fd %d for '%s'", s->fds[i].parent_fd,
+						s->path);
 		c->fds[i].parent_fd = fd;
 		c->fds[i].child_fd = s->fds[i].child_fd;
 		c->fd_count = i + 1;
@@ -236,8 +237,8 @@ static int read_stat(pid_t pid, uint64_t *ret_start, char *ret_state)
 		return -ESRCH;
 	text[n] = '\0';
 	p = strrchr(text, ')');
-	if (!p || sscanf(p + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", ret_state,
-	                 &start) != 2)
+	if (!p || sscanf(p + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+			 ret_state, &start) != 2)
 		return -EIO;
 	*ret_start = start;
 	return 0;
@@ -268,19 +269,22 @@ int kata__process_open(const struct kata__process_identity *id, int *ret_pidfd, 
 	if (rc)
 		return rc;
 	if (strcmp(boot, id->boot_id) != 0)
-		return kata__fail(err, KATA_E_GONE, HOST, "process %ld was of another boot (%s)", (long)id->pid, id->boot_id);
+		return kata__fail(err, KATA_E_GONE, HOST, "process %ld was of another boot (%s)", (long)id->pid,
+				  id->boot_id);
 	if (id->pid <= 1)
 		return kata__fail(err, KATA_E_IDENTITY, CALLER, "pid %ld cannot be a VMM's", (long)id->pid);
 	fd = (int)syscall(SYS_pidfd_open, id->pid, 0);
 	if (fd < 0)
-		return errno == ESRCH ? kata__fail(err, KATA_E_GONE, HOST, "there is no process %ld any more", (long)id->pid)
-		                      : kata__fail_errno(err, errno, "pidfd_open(%ld)", (long)id->pid);
+		return errno == ESRCH
+			       ? kata__fail(err, KATA_E_GONE, HOST, "there is no process %ld any more", (long)id->pid)
+			       : kata__fail_errno(err, errno, "pidfd_open(%ld)", (long)id->pid);
 	/* The pidfd pins the process: if the start time read now is right, the pidfd is the recorded process. */
 	if (read_stat(id->pid, &start, &state) < 0 || state == 'Z' || state == 'X')
 		return kata__fail(err, KATA_E_GONE, HOST, "process %ld has ended", (long)id->pid);
 	if (start != id->start_time)
-		return kata__fail(err, KATA_E_IDENTITY, HOST, "pid %ld is another process now (started at %llu, recorded %llu)",
-		                  (long)id->pid, (unsigned long long)start, (unsigned long long)id->start_time);
+		return kata__fail(err, KATA_E_IDENTITY, HOST,
+				  "pid %ld is another process now (started at %llu, recorded %llu)", (long)id->pid,
+				  (unsigned long long)start, (unsigned long long)id->start_time);
 	*ret_pidfd = kata__take_fd(&fd);
 	return 0;
 }
@@ -311,8 +315,8 @@ int kata__process_try_reap(int pidfd, int *ret_status)
 		*ret_status = info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
 		return 1;
 	}
-	/* Not our child (a rebuilt VM), or reaped by the caller's wait(-1): only whether it lives can be told. A pidfd is
-	 * readable once its process has ended, reaped or not. */
+	/* Not our child (a rebuilt VM), or reaped by the caller's wait(-1): only whether it lives can be told. A pidfd
+	 * is readable once its process has ended, reaped or not. */
 	struct pollfd p = {.fd = pidfd, .events = POLLIN};
 
 	if (poll(&p, 1, 0) == 1 && (p.revents & POLLIN)) {

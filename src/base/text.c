@@ -35,16 +35,19 @@ int kata__id_check(const char *argument, const char *id, kata_error **err)
 		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: is NULL, must be an id", argument);
 	n = strnlen(id, 2 * KATA__ID_MAX);
 	if (n == 0)
-		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: is empty, must have 1 to %d bytes", argument, KATA__ID_MAX);
+		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: is empty, must have 1 to %d bytes", argument,
+				  KATA__ID_MAX);
 	clean = kata__sanitize(id, n, false);
 	if (!clean)
 		return kata__fail_no_memory(err);
 	if (n > KATA__ID_MAX)
-		rc = kata__fail(err, KATA_E_INVALID, CALLER, "%s: '%.32s...' is longer than %d bytes", argument, clean, KATA__ID_MAX);
+		rc = kata__fail(err, KATA_E_INVALID, CALLER, "%s: '%.32s...' is longer than %d bytes", argument, clean,
+				KATA__ID_MAX);
 	else
-		rc = kata__fail(err, KATA_E_INVALID, CALLER,
-		                "%s: '%s' is no id: letters, digits, '_', '.' and '-', beginning with a letter or digit", argument,
-		                clean);
+		rc = kata__fail(
+			err, KATA_E_INVALID, CALLER,
+			"%s: '%s' is no id: letters, digits, '_', '.' and '-', beginning with a letter or digit",
+			argument, clean);
 	free(clean);
 	return rc;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A bounded worker pool: a thread is started when work arrives, none is idle and the bound allows; threads then stay. */
+/* A bounded worker pool: a thread is started when work arrives, none is idle and the bound allows; threads then stay.
+ */
 #include "base/workers.h"
 
 #include <pthread.h>

@@ -9,8 +9,15 @@
 #include "base/loop.h"
 #include "base/process.h"
 
-enum kata__object_kind { KATA__OBJECT_VM, KATA__OBJECT_AGENT, KATA__OBJECT_SANDBOX, KATA__OBJECT_OP, KATA__OBJECT_BUILDER,
-	KATA__OBJECT_PERSISTENCE, KATA__OBJECT_KINDS };
+enum kata__object_kind {
+	KATA__OBJECT_VM,
+	KATA__OBJECT_AGENT,
+	KATA__OBJECT_SANDBOX,
+	KATA__OBJECT_OP,
+	KATA__OBJECT_BUILDER,
+	KATA__OBJECT_PERSISTENCE,
+	KATA__OBJECT_KINDS
+};
 
 struct kata__loop *kata__context_loop(const kata_context *ctx);
 const char *kata__context_cache_dir(const kata_context *ctx);

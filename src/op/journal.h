@@ -4,8 +4,8 @@
 /*
  * The journal of intent: one text file, "<dir>/journal", a JSON line an event:
  *     {"op":"start","subject":"vm-1","step":"spawn","event":"begin"|"done"|"undone"}
- * written before a step acts and after it ended. It survives the process (not the host's reboot: it lies on tmpfs). Recovery
- * reads which steps began and were not undone. No fd is kept open.
+ * written before a step acts and after it ended. It survives the process (not the host's reboot: it lies on tmpfs).
+ * Recovery reads which steps began and were not undone. No fd is kept open.
  */
 #include <stddef.h>
 
@@ -17,9 +17,11 @@ struct kata__journal {
 
 int kata__journal_init(struct kata__journal *j, const char *dir, kata_error **err);
 void kata__journal_deinit(struct kata__journal *j); /* leaves the file */
-int kata__journal_write(struct kata__journal *j, const char *op, const char *subject, const char *step, const char *event,
-                        kata_error **err);
-/* Calls fn for each step that began and was not undone, in order. A half last line is ignored; CORRUPT for anything else. */
-int kata__journal_read(const char *dir, void (*fn)(void *user, const char *op, const char *subject, const char *step, bool done),
-                       void *user, kata_error **err);
+int kata__journal_write(struct kata__journal *j, const char *op, const char *subject, const char *step,
+			const char *event, kata_error **err);
+/* Calls fn for each step that began and was not undone, in order. A half last line is ignored; CORRUPT for anything
+ * else. */
+int kata__journal_read(const char *dir,
+		       void (*fn)(void *user, const char *op, const char *subject, const char *step, bool done),
+		       void *user, kata_error **err);
 #endif

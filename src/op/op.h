@@ -15,14 +15,14 @@
  *   < 0              it failed and set *err; it must have undone its own half work.
  * undo() likewise. A step without undo has nothing to take back.
  *
- * A deadline or cancel while a step waits: its cancel() is called (if any), the token is spent, so that a late resume is
- * ignored, and the steps before it are undone; a step flagged UNCERTAIN is undone too although it did not finish: its undo
- * asks the peer what really happened and takes that back. While a BLOCKING step runs, deadline and cancel take effect when it returns.
- * Undo is bounded: a waiting undo is given undo_timeout_ms (x the op's scale) and then counts as failed; what undo could not
- * take back is added to the error's causes, and the error says uncertain.
+ * A deadline or cancel while a step waits: its cancel() is called (if any), the token is spent, so that a late resume
+ * is ignored, and the steps before it are undone; a step flagged UNCERTAIN is undone too although it did not finish:
+ * its undo asks the peer what really happened and takes that back. While a BLOCKING step runs, deadline and cancel take
+ * effect when it returns. Undo is bounded: a waiting undo is given undo_timeout_ms (x the op's scale) and then counts
+ * as failed; what undo could not take back is added to the error's causes, and the error says uncertain.
  *
- * Invariants: 1. at most one step of an op is under way. 2. finish() is called exactly once, on the leader, before waiters wake. 3. a resume
- * with a spent token does nothing. 4. whoever will call resume holds a reference until then.
+ * Invariants: 1. at most one step of an op is under way. 2. finish() is called exactly once, on the leader, before
+ * waiters wake. 3. a resume with a spent token does nothing. 4. whoever will call resume holds a reference until then.
  */
 #include <kata/op.h>
 
@@ -58,24 +58,25 @@ struct kata__op_table {
 	uint32_t timeout_ms;      /* default deadline before scaling */
 	uint32_t undo_timeout_ms; /* 0: 5000 */
 	uint32_t flags;
-	/* Called on the leader once, at the end: publishes the result to the object (state, counters) and may add to *error
-	 * (VMM's last words). status is 0 or negative. */
+	/* Called on the leader once, at the end: publishes the result to the object (state, counters) and may add to
+	 * *error (VMM's last words). status is 0 or negative. */
 	void (*finish)(kata_op *op, int status, kata_error **error);
 	/* Frees the op's data with the op. Any thread. */
 	void (*free_data)(void *data);
 };
 #define KATA__STEPS(array) .steps = (array), .count = sizeof(array) / sizeof((array)[0])
 
-/* Takes `take_data` (also on failure, then freed by table->free_data). `scale` multiplies the default deadline (10 under TCG). */
+/* Takes `take_data` (also on failure, then freed by table->free_data). `scale` multiplies the default deadline (10
+ * under TCG). */
 int kata__op_new(kata_context *ctx, const struct kata__op_table *table, void *take_data, const kata_op_options *options,
-                 uint32_t scale, kata_op **ret_op, kata_error **err);
+		 uint32_t scale, kata_op **ret_op, kata_error **err);
 /* Gives the op a journal (borrowed; the object outlives the op through its data) and the subject named in its lines. */
 void kata__op_set_journal(kata_op *op, struct kata__journal *journal, const char *subject);
 /* Starts it: on the leader at once, else posted. */
 void kata__op_begin(kata_op *op);
 /* new + begin + (ret_op: hand over; NULL: drop). */
-int kata__op_start(kata_context *ctx, const struct kata__op_table *table, void *take_data, const kata_op_options *options,
-                   uint32_t scale, kata_op **ret_op, kata_error **err);
+int kata__op_start(kata_context *ctx, const struct kata__op_table *table, void *take_data,
+		   const kata_op_options *options, uint32_t scale, kata_op **ret_op, kata_error **err);
 /* For the blocking twin: waits and unrefs *take_op, given the result of the _begin (rc != 0: returns it). */
 int kata__op_finish_sync(int rc, kata_op *take_op, kata_error **err);
 
@@ -91,12 +92,14 @@ uint64_t kata__op_token(const kata_op *op);
 /* [leader] Ends the waiting step: status 0, or negative with *take_err consumed (may be NULL only for 0). */
 void kata__op_resume(kata_op *op, uint64_t token, int status, kata_error *take_err);
 
-/* [leader] Steps built on others: run a child op (consumed; its error becomes the step's), or wait some time. Return WAIT or < 0.
- * A deadline or cancel of the parent cancels the child and waits for its undo. */
+/* [leader] Steps built on others: run a child op (consumed; its error becomes the step's), or wait some time. Return
+ * WAIT or < 0. A deadline or cancel of the parent cancels the child and waits for its undo. */
 int kata__op_run_child(kata_op *op, kata_op *take_child, kata_error **err);
 int kata__op_run_delay(kata_op *op, uint64_t delay_ms, kata_error **err);
-/* [leader] Ends the op successfully after this step, skipping the rest of the table (e.g. nothing to do). Call before returning DONE. */
+/* [leader] Ends the op successfully after this step, skipping the rest of the table (e.g. nothing to do). Call before
+ * returning DONE. */
 void kata__op_skip_rest(kata_op *op);
-/* [leader] Calls fn(user, op) when it is done, before public waiters wake; used by batches. */
+/* [leader] Calls fn(user, op) when it is done, before public waiters wake; one a op, before the op has ended (check
+ * kata_op_is_done). */
 void kata__op_on_done(kata_op *op, void (*fn)(void *user, kata_op *op), void *user);
 #endif
