@@ -88,7 +88,8 @@ static int run(const struct tsan_test *t)
 	if (pid == 0)
 		exit(run_child(t));
 	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, (int)((timeout > 0 ? timeout : DEFAULT_TIMEOUT_S) * 5000)) == 0) {
+	if (poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1,
+		 (int)((timeout > 0 ? timeout : DEFAULT_TIMEOUT_S) * 5000)) == 0) {
 		fprintf(stderr, "[FAIL] %s::%s: Timed out\n", t->suite, t->name);
 		kill(pid, SIGKILL);
 	}
@@ -127,6 +128,7 @@ int main(int argc, char **argv)
 			fprintf(stderr, "[FAIL] %s::%s (exit %d)\n", t->suite, t->name, rc);
 		}
 	}
-	fprintf(stderr, "[====] Synthesis: Tested: %d | Passing: %d | Failing: %d | Crashing: 0 \n", tested, passed, failed);
+	fprintf(stderr, "[====] Synthesis: Tested: %d | Passing: %d | Failing: %d | Crashing: 0 \n", tested, passed,
+		failed);
 	return failed != 0;
 }
