@@ -328,10 +328,11 @@ static bool skip_harmless(struct kata__json_reader *r, const struct kata__oci_re
 	bool value = false;
 	uint64_t magnitude = 0;
 
-	if (refused->harmless == KATA__OCI_IF_TRUE)
+	if (refused->harmless_true)
 		(void)kata__json_read_boolean(&ahead, &value);
-	if (refused->harmless == KATA__OCI_IF_ONE)
-		value = !kata__json_read_integer(&ahead, &negative, &magnitude, &fits) && !negative && magnitude == 1;
+	if (refused->harmless_number)
+		value = !kata__json_read_integer(&ahead, &negative, &magnitude, &fits) && !negative &&
+			magnitude == refused->harmless_number;
 	if (value)
 		*r = ahead;
 	return value;

@@ -8,6 +8,7 @@
  * UNSUPPORTED, unless its value says nothing (null, false, "", [] or {}) or is harmless:
  *   linux.resources.memory.useHierarchy true   what every kernel the guest may run does anyway
  *   linux.seccomp.defaultErrnoRet 1            EPERM, the default
+ *   process.user.umask 18                      0022, the default
  * Names the runtime-spec does not know are refused likewise: they would be dropped silently.
  * Two fields cannot say 0, which is "not set" in the message: memory.swappiness and devices[].fileMode refuse it.
  */
@@ -85,51 +86,28 @@ static const char *const seccomp_operator_words[] = {"SCMP_CMP_NE", "SCMP_CMP_LT
 
 /* ---- fields */
 
-#define PLAIN(name)                                                                                                    \
-	{                                                                                                              \
-		.json_name = (name)                                                                                    \
-	}
-#define RULE(name, flags_)                                                                                             \
-	{                                                                                                              \
-		.json_name = (name), .flags = (flags_)                                                                 \
-	}
-#define WORD(name, flags_, words_)                                                                                     \
-	{                                                                                                              \
-		.json_name = (name), .flags = (flags_), .words = (words_)                                              \
-	}
-#define ABSENT                                                                                                         \
-	{                                                                                                              \
-		.json_name = NULL                                                                                      \
-	}
-
-#define NEVER(name)                                                                                                    \
-	{                                                                                                              \
-		.json_name = (name), .harmless = KATA__OCI_NEVER                                                       \
-	}
-#define IF_TRUE(name)                                                                                                  \
-	{                                                                                                              \
-		.json_name = (name), .harmless = KATA__OCI_IF_TRUE                                                     \
-	}
-#define IF_ONE(name)                                                                                                   \
-	{                                                                                                              \
-		.json_name = (name), .harmless = KATA__OCI_IF_ONE                                                      \
-	}
-#define END                                                                                                            \
-	{                                                                                                              \
-		.json_name = NULL                                                                                      \
-	}
-
 /* clang-format off */
+#define PLAIN(name) {.json_name = (name)}
+#define RULE(name, flags_) {.json_name = (name), .flags = (flags_)}
+#define WORD(name, flags_, words_) {.json_name = (name), .flags = (flags_), .words = (words_)}
+#define ABSENT {.json_name = NULL}
+
+#define NEVER(name) {.json_name = (name)}
+#define IF_TRUE(name) {.json_name = (name), .harmless_true = true}
+#define IF_NUMBER(name, number) {.json_name = (name), .harmless_number = (number)}
+#define END {.json_name = NULL}
+
 static const struct kata__oci_field spec_fields[] = {
-	RULE("ociVersion", REQUIRED | VERSION), RULE("process", REQUIRED), RULE("root", REQUIRED), PLAIN("hostname"), PLAIN("mounts"), PLAIN("hooks"),
-	RULE("annotations", MAP), PLAIN("linux"), ABSENT, ABSENT,
+	RULE("ociVersion", REQUIRED | VERSION), RULE("process", REQUIRED), RULE("root", REQUIRED), PLAIN("hostname"),
+	PLAIN("mounts"), PLAIN("hooks"), RULE("annotations", MAP), PLAIN("linux"), ABSENT, ABSENT,
 };
 static const struct kata__oci_refused spec_refused[] = {
 	NEVER("domainname"), NEVER("solaris"), NEVER("windows"), NEVER("vm"), NEVER("zos"), NEVER("freebsd"), END,
 };
 static const struct kata__oci_field process_fields[] = {
-	PLAIN("terminal"), PLAIN("consoleSize"), PLAIN("user"), RULE("args", REQUIRED), PLAIN("env"), RULE("cwd", REQUIRED | ABSOLUTE), PLAIN("capabilities"),
-	PLAIN("rlimits"), PLAIN("noNewPrivileges"), PLAIN("apparmorProfile"), PLAIN("oomScoreAdj"), PLAIN("selinuxLabel"),
+	PLAIN("terminal"), PLAIN("consoleSize"), PLAIN("user"), RULE("args", REQUIRED), PLAIN("env"),
+	RULE("cwd", REQUIRED | ABSOLUTE), PLAIN("capabilities"), PLAIN("rlimits"), PLAIN("noNewPrivileges"),
+	PLAIN("apparmorProfile"), PLAIN("oomScoreAdj"), PLAIN("selinuxLabel"),
 };
 static const struct kata__oci_refused process_refused[] = {
 	NEVER("commandLine"), NEVER("scheduler"), NEVER("ioPriority"), NEVER("execCPUAffinity"), END,
@@ -138,10 +116,11 @@ static const struct kata__oci_field box_fields[] = {RULE("height", REQUIRED), RU
 static const struct kata__oci_field user_fields[] = {
 	RULE("uid", KEEP_ZERO), RULE("gid", KEEP_ZERO), PLAIN("additionalGids"), PLAIN("username"),
 };
-static const struct kata__oci_refused user_refused[] = {NEVER("umask"), END};
+static const struct kata__oci_refused user_refused[] = {IF_NUMBER("umask", 18), END};
 static const struct kata__oci_field capabilities_fields[] = {
-	WORD("bounding", 0, capability_words), WORD("effective", 0, capability_words), WORD("inheritable", 0, capability_words),
-	WORD("permitted", 0, capability_words), WORD("ambient", 0, capability_words),
+	WORD("bounding", 0, capability_words), WORD("effective", 0, capability_words),
+	WORD("inheritable", 0, capability_words), WORD("permitted", 0, capability_words),
+	WORD("ambient", 0, capability_words),
 };
 static const struct kata__oci_field rlimit_fields[] = {
 	WORD("type", REQUIRED, rlimit_words), RULE("hard", REQUIRED), RULE("soft", REQUIRED),
@@ -152,15 +131,16 @@ static const struct kata__oci_field mount_fields[] = {
 static const struct kata__oci_refused mount_refused[] = {NEVER("uidMappings"), NEVER("gidMappings"), END};
 static const struct kata__oci_field root_fields[] = {RULE("path", REQUIRED), PLAIN("readonly")};
 static const struct kata__oci_field hooks_fields[] = {
-	PLAIN("prestart"), PLAIN("poststart"), PLAIN("poststop"), PLAIN("createRuntime"), PLAIN("createContainer"), PLAIN("startContainer"),
+	PLAIN("prestart"), PLAIN("poststart"), PLAIN("poststop"), PLAIN("createRuntime"), PLAIN("createContainer"),
+	PLAIN("startContainer"),
 };
 static const struct kata__oci_field hook_fields[] = {
 	RULE("path", REQUIRED | ABSOLUTE), PLAIN("args"), PLAIN("env"), RULE("timeout", POSITIVE),
 };
 static const struct kata__oci_field linux_fields[] = {
-	PLAIN("uidMappings"), PLAIN("gidMappings"), RULE("sysctl", MAP), PLAIN("resources"), PLAIN("cgroupsPath"), PLAIN("namespaces"), PLAIN("devices"),
-	PLAIN("seccomp"), WORD("rootfsPropagation", 0, propagation_words), PLAIN("maskedPaths"), PLAIN("readonlyPaths"), PLAIN("mountLabel"),
-	PLAIN("intelRdt"),
+	PLAIN("uidMappings"), PLAIN("gidMappings"), RULE("sysctl", MAP), PLAIN("resources"), PLAIN("cgroupsPath"),
+	PLAIN("namespaces"), PLAIN("devices"), PLAIN("seccomp"), WORD("rootfsPropagation", 0, propagation_words),
+	PLAIN("maskedPaths"), PLAIN("readonlyPaths"), PLAIN("mountLabel"), PLAIN("intelRdt"),
 };
 static const struct kata__oci_refused linux_refused[] = {
 	NEVER("personality"), NEVER("timeOffsets"), NEVER("netDevices"), NEVER("memoryPolicy"), END,
@@ -170,21 +150,22 @@ static const struct kata__oci_field id_mapping_fields[] = {
 };
 static const struct kata__oci_field namespace_fields[] = {WORD("type", REQUIRED, namespace_words), PLAIN("path")};
 static const struct kata__oci_field device_fields[] = {
-	RULE("path", REQUIRED | ABSOLUTE), WORD("type", REQUIRED, device_words), RULE("major", KEEP_ZERO), RULE("minor", KEEP_ZERO),
-	RULE("fileMode", REFUSE_ZERO), PLAIN("uid"), PLAIN("gid"),
+	RULE("path", REQUIRED | ABSOLUTE), WORD("type", REQUIRED, device_words), RULE("major", KEEP_ZERO),
+	RULE("minor", KEEP_ZERO), RULE("fileMode", REFUSE_ZERO), PLAIN("uid"), PLAIN("gid"),
 };
 static const struct kata__oci_field resources_fields[] = {
-	PLAIN("devices"), PLAIN("memory"), PLAIN("cpu"), PLAIN("pids"), PLAIN("blockIO"), PLAIN("hugepageLimits"), PLAIN("network"),
+	PLAIN("devices"), PLAIN("memory"), PLAIN("cpu"), PLAIN("pids"), PLAIN("blockIO"), PLAIN("hugepageLimits"),
+	PLAIN("network"),
 };
 static const struct kata__oci_refused resources_refused[] = {NEVER("rdma"), NEVER("unified"), END};
 static const struct kata__oci_field memory_fields[] = {
-	PLAIN("limit"), PLAIN("reservation"), PLAIN("swap"), PLAIN("kernel"), PLAIN("kernelTCP"), RULE("swappiness", REFUSE_ZERO), PLAIN("disableOOMKiller"),
+	PLAIN("limit"), PLAIN("reservation"), PLAIN("swap"), PLAIN("kernel"), PLAIN("kernelTCP"),
+	RULE("swappiness", REFUSE_ZERO), PLAIN("disableOOMKiller"),
 };
-static const struct kata__oci_refused memory_refused[] = {
-	IF_TRUE("useHierarchy"), NEVER("checkBeforeUpdate"), END,
-};
+static const struct kata__oci_refused memory_refused[] = {IF_TRUE("useHierarchy"), NEVER("checkBeforeUpdate"), END};
 static const struct kata__oci_field cpu_fields[] = {
-	PLAIN("shares"), PLAIN("quota"), PLAIN("period"), PLAIN("realtimeRuntime"), PLAIN("realtimePeriod"), PLAIN("cpus"), PLAIN("mems"),
+	PLAIN("shares"), PLAIN("quota"), PLAIN("period"), PLAIN("realtimeRuntime"), PLAIN("realtimePeriod"),
+	PLAIN("cpus"), PLAIN("mems"),
 };
 static const struct kata__oci_refused cpu_refused[] = {NEVER("idle"), NEVER("burst"), END};
 static const struct kata__oci_field weight_device_fields[] = {
@@ -194,12 +175,13 @@ static const struct kata__oci_field throttle_device_fields[] = {
 	RULE("major", REQUIRED), RULE("minor", REQUIRED), RULE("rate", REQUIRED),
 };
 static const struct kata__oci_field block_io_fields[] = {
-	PLAIN("weight"), PLAIN("leafWeight"), PLAIN("weightDevice"), PLAIN("throttleReadBpsDevice"), PLAIN("throttleWriteBpsDevice"),
-	PLAIN("throttleReadIOPSDevice"), PLAIN("throttleWriteIOPSDevice"),
+	PLAIN("weight"), PLAIN("leafWeight"), PLAIN("weightDevice"), PLAIN("throttleReadBpsDevice"),
+	PLAIN("throttleWriteBpsDevice"), PLAIN("throttleReadIOPSDevice"), PLAIN("throttleWriteIOPSDevice"),
 };
 static const struct kata__oci_field pids_fields[] = {RULE("limit", REQUIRED)};
 static const struct kata__oci_field device_cgroup_fields[] = {
-	RULE("allow", REQUIRED), WORD("type", 0, device_cgroup_words), RULE("major", WILDCARD), RULE("minor", WILDCARD), RULE("access", ACCESS),
+	RULE("allow", REQUIRED), WORD("type", 0, device_cgroup_words), RULE("major", WILDCARD),
+	RULE("minor", WILDCARD), RULE("access", ACCESS),
 };
 static const struct kata__oci_field network_fields[] = {PLAIN("classID"), PLAIN("priorities")};
 static const struct kata__oci_field hugepage_limit_fields[] = {RULE("pageSize", REQUIRED), RULE("limit", REQUIRED)};
@@ -209,17 +191,19 @@ static const struct kata__oci_field seccomp_fields[] = {
 	WORD("flags", 0, seccomp_flag_words), PLAIN("syscalls"),
 };
 static const struct kata__oci_refused seccomp_refused[] = {
-	IF_ONE("defaultErrnoRet"), NEVER("listenerPath"), NEVER("listenerMetadata"), END,
+	IF_NUMBER("defaultErrnoRet", 1), NEVER("listenerPath"), NEVER("listenerMetadata"), END,
 };
 static const struct kata__oci_field seccomp_arg_fields[] = {
-	RULE("index", REQUIRED), RULE("value", REQUIRED), PLAIN("valueTwo"), WORD("op", REQUIRED, seccomp_operator_words),
+	RULE("index", REQUIRED), RULE("value", REQUIRED), PLAIN("valueTwo"),
+	WORD("op", REQUIRED, seccomp_operator_words),
 };
 static const struct kata__oci_field syscall_fields[] = {
 	RULE("names", REQUIRED), WORD("action", REQUIRED, seccomp_action_words), PLAIN("errnoRet"), PLAIN("args"),
 };
 static const struct kata__oci_field intel_rdt_fields[] = {PLAIN("l3CacheSchema")};
 static const struct kata__oci_refused intel_rdt_refused[] = {
-	NEVER("closID"), NEVER("memBwSchema"), NEVER("enableCMT"), NEVER("enableMBM"), NEVER("schemata"), NEVER("enableMonitoring"), END,
+	NEVER("closID"), NEVER("memBwSchema"), NEVER("enableCMT"), NEVER("enableMBM"), NEVER("schemata"),
+	NEVER("enableMonitoring"), END,
 };
 
 static const struct kata__oci_message messages[] = {

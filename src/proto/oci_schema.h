@@ -3,6 +3,7 @@
 #define KATA_PROTO_OCI_SCHEMA_H
 /* How the OCI runtime-spec's JSON and the agent's messages correspond; shared by oci_read.c and oci_write.c. */
 #include <protobuf-c/protobuf-c.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,14 +30,12 @@ struct kata__oci_field {
 	const char *const *words; /* NULL-terminated: the only values allowed; NULL: any */
 };
 
-/* A field of the runtime-spec that the message lacks. */
+/* A field of the runtime-spec that the message lacks. Leaving it out changes nothing when its value is `true`
+ * (harmless_true) or `harmless_number` (other than 0). */
 struct kata__oci_refused {
 	const char *json_name;
-	enum {
-		KATA__OCI_NEVER,
-		KATA__OCI_IF_TRUE,
-		KATA__OCI_IF_ONE
-	} harmless; /* leaving it out then changes nothing */
+	bool harmless_true;
+	unsigned harmless_number;
 };
 
 struct kata__oci_message {
