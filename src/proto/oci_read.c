@@ -55,14 +55,12 @@ static void limits_of(ProtobufCType type, uint64_t *ret_lowest, uint64_t *ret_hi
 							: UINT64_MAX;
 }
 
-static int check_number(struct reading *rd, const struct kata__oci_field *field, bool negative, uint64_t magnitude)
+static int check_number(struct reading *rd, const struct kata__oci_field *field, uint64_t value)
 {
-	if (field->flags & KATA__OCI_REFUSE_ZERO && !magnitude)
+	if (field->flags & KATA__OCI_REFUSE_ZERO && !value)
 		return kata__fail(rd->err, KATA_E_UNSUPPORTED, CALLER,
 				  "%s: 0 cannot be told from \"not set\" in the agent's protocol", rd->path.text);
-	if (field->flags & KATA__OCI_POSITIVE && (negative || !magnitude))
-		return kata__oci_fail(&rd->path, rd->err, "must be larger than 0");
-	return 0;
+	return kata__oci_check_range(field, &rd->path, (int64_t)value, rd->err);
 }
 
 static int read_number(struct reading *rd, const struct kata__oci_field *field, ProtobufCType type, void *at)
@@ -80,10 +78,10 @@ static int read_number(struct reading *rd, const struct kata__oci_field *field, 
 	if (!fits || magnitude > (negative ? lowest : highest))
 		return kata__oci_fail(&rd->path, rd->err, "expected an integer from %s%" PRIu64 " to %" PRIu64,
 				      lowest ? "-" : "", lowest, highest);
-	rc = check_number(rd, field, negative, magnitude);
+	value = negative ? 0 - magnitude : magnitude;
+	rc = check_number(rd, field, value);
 	if (rc)
 		return rc;
-	value = negative ? 0 - magnitude : magnitude;
 	if (type == PROTOBUF_C_TYPE_UINT32)
 		*(uint32_t *)at = (uint32_t)value;
 	else

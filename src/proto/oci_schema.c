@@ -14,6 +14,7 @@
  */
 #include "proto/oci_schema.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +26,6 @@
 #define REQUIRED KATA__OCI_REQUIRED
 #define KEEP_ZERO KATA__OCI_KEEP_ZERO
 #define REFUSE_ZERO KATA__OCI_REFUSE_ZERO
-#define POSITIVE KATA__OCI_POSITIVE
 #define WILDCARD KATA__OCI_WILDCARD
 #define ABSOLUTE KATA__OCI_ABSOLUTE
 #define VERSION KATA__OCI_VERSION
@@ -90,6 +90,7 @@ static const char *const seccomp_operator_words[] = {"SCMP_CMP_NE", "SCMP_CMP_LT
 #define PLAIN(name) {.json_name = (name)}
 #define RULE(name, flags_) {.json_name = (name), .flags = (flags_)}
 #define WORD(name, flags_, words_) {.json_name = (name), .flags = (flags_), .words = (words_)}
+#define RANGE(name, flags_, low_, high_) {.json_name = (name), .flags = (flags_), .low = (low_), .high = (high_)}
 #define ABSENT {.json_name = NULL}
 
 #define NEVER(name) {.json_name = (name)}
@@ -107,7 +108,7 @@ static const struct kata__oci_refused spec_refused[] = {
 static const struct kata__oci_field process_fields[] = {
 	PLAIN("terminal"), PLAIN("consoleSize"), PLAIN("user"), RULE("args", REQUIRED), PLAIN("env"),
 	RULE("cwd", REQUIRED | ABSOLUTE), PLAIN("capabilities"), PLAIN("rlimits"), PLAIN("noNewPrivileges"),
-	PLAIN("apparmorProfile"), PLAIN("oomScoreAdj"), PLAIN("selinuxLabel"),
+	PLAIN("apparmorProfile"), RANGE("oomScoreAdj", 0, -1000, 1000), PLAIN("selinuxLabel"),
 };
 static const struct kata__oci_refused process_refused[] = {
 	NEVER("commandLine"), NEVER("scheduler"), NEVER("ioPriority"), NEVER("execCPUAffinity"), END,
@@ -135,7 +136,7 @@ static const struct kata__oci_field hooks_fields[] = {
 	PLAIN("startContainer"),
 };
 static const struct kata__oci_field hook_fields[] = {
-	RULE("path", REQUIRED | ABSOLUTE), PLAIN("args"), PLAIN("env"), RULE("timeout", POSITIVE),
+	RULE("path", REQUIRED | ABSOLUTE), PLAIN("args"), PLAIN("env"), RANGE("timeout", 0, 1, INT32_MAX),
 };
 static const struct kata__oci_field linux_fields[] = {
 	PLAIN("uidMappings"), PLAIN("gidMappings"), RULE("sysctl", MAP), PLAIN("resources"), PLAIN("cgroupsPath"),
@@ -151,7 +152,7 @@ static const struct kata__oci_field id_mapping_fields[] = {
 static const struct kata__oci_field namespace_fields[] = {WORD("type", REQUIRED, namespace_words), PLAIN("path")};
 static const struct kata__oci_field device_fields[] = {
 	RULE("path", REQUIRED | ABSOLUTE), WORD("type", REQUIRED, device_words), RULE("major", KEEP_ZERO),
-	RULE("minor", KEEP_ZERO), RULE("fileMode", REFUSE_ZERO), PLAIN("uid"), PLAIN("gid"),
+	RULE("minor", KEEP_ZERO), RANGE("fileMode", REFUSE_ZERO, 0, UINT16_MAX), PLAIN("uid"), PLAIN("gid"),
 };
 static const struct kata__oci_field resources_fields[] = {
 	PLAIN("devices"), PLAIN("memory"), PLAIN("cpu"), PLAIN("pids"), PLAIN("blockIO"), PLAIN("hugepageLimits"),
@@ -169,13 +170,13 @@ static const struct kata__oci_field cpu_fields[] = {
 };
 static const struct kata__oci_refused cpu_refused[] = {NEVER("idle"), NEVER("burst"), END};
 static const struct kata__oci_field weight_device_fields[] = {
-	RULE("major", REQUIRED), RULE("minor", REQUIRED), PLAIN("weight"), PLAIN("leafWeight"),
+	RULE("major", REQUIRED), RULE("minor", REQUIRED), RANGE("weight", 0, 0, UINT16_MAX), RANGE("leafWeight", 0, 0, UINT16_MAX),
 };
 static const struct kata__oci_field throttle_device_fields[] = {
 	RULE("major", REQUIRED), RULE("minor", REQUIRED), RULE("rate", REQUIRED),
 };
 static const struct kata__oci_field block_io_fields[] = {
-	PLAIN("weight"), PLAIN("leafWeight"), PLAIN("weightDevice"), PLAIN("throttleReadBpsDevice"),
+	RANGE("weight", 0, 0, UINT16_MAX), RANGE("leafWeight", 0, 0, UINT16_MAX), PLAIN("weightDevice"), PLAIN("throttleReadBpsDevice"),
 	PLAIN("throttleWriteBpsDevice"), PLAIN("throttleReadIOPSDevice"), PLAIN("throttleWriteIOPSDevice"),
 };
 static const struct kata__oci_field pids_fields[] = {RULE("limit", REQUIRED)};
@@ -320,6 +321,15 @@ static int check_word(const struct kata__oci_field *field, const struct kata__oc
 		used += (size_t)snprintf(should + used, sizeof(should) - used, "%s%s", w == field->words ? "" : ", ",
 					 *w);
 	return fail_with_value(path, value, should, err);
+}
+
+int kata__oci_check_range(const struct kata__oci_field *field, const struct kata__oci_path *path, int64_t value,
+			  kata_error **err)
+{
+	if (!(field->low || field->high) || (value >= field->low && value <= field->high))
+		return 0;
+	return kata__oci_fail(path, err, "expected an integer from %" PRId64 " to %" PRId64 ", found %" PRId64,
+			      field->low, field->high, value);
 }
 
 int kata__oci_check_string(const struct kata__oci_field *field, const struct kata__oci_path *path, const char *value,

@@ -16,7 +16,6 @@ enum kata__oci_flag {
 		1 << 0, /* must be given; a string or list must not be empty; a number is written even when 0 */
 	KATA__OCI_KEEP_ZERO = 1 << 1,   /* 0 is a value: it is written */
 	KATA__OCI_REFUSE_ZERO = 1 << 2, /* 0 is a value which the message cannot tell from "not set": it is not read */
-	KATA__OCI_POSITIVE = 1 << 3,    /* must be larger than 0 when it is given */
 	KATA__OCI_WILDCARD = 1 << 4,    /* not given means "any", which the message says as -1 */
 	KATA__OCI_ABSOLUTE = 1 << 5,    /* a path from the root */
 	KATA__OCI_VERSION = 1 << 6,     /* 1.x */
@@ -28,6 +27,7 @@ struct kata__oci_field {
 	const char *json_name; /* NULL: has no place in JSON, must not be set */
 	unsigned flags;
 	const char *const *words; /* NULL-terminated: the only values allowed; NULL: any */
+	int64_t low, high;        /* the only numbers allowed; both 0: all of the field's type */
 };
 
 /* A field of the runtime-spec that the message lacks. Leaving it out changes nothing when its value is `true`
@@ -60,6 +60,9 @@ void kata__oci_path_pop(struct kata__oci_path *path, size_t length);
 
 /* INVALID, origin caller: "PATH: " and the rest. */
 int kata__oci_fail(const struct kata__oci_path *path, kata_error **err, const char *fmt, ...) KATA__PRINTF(3, 4);
+/* The value against the field's low and high. */
+int kata__oci_check_range(const struct kata__oci_field *field, const struct kata__oci_path *path, int64_t value,
+			  kata_error **err);
 /* The value against the field's words and flags. */
 int kata__oci_check_string(const struct kata__oci_field *field, const struct kata__oci_path *path, const char *value,
 			   kata_error **err);

@@ -79,36 +79,51 @@ static int write_string(struct writing *wr, const char *value)
 	return rc ? rc : put(wr, "\"", 1);
 }
 
-static int write_number(struct writing *wr, ProtobufCType type, const void *at)
+static int write_number(struct writing *wr, const struct kata__oci_field *field, ProtobufCType type, const void *at)
 {
+	uint64_t value = type == PROTOBUF_C_TYPE_UINT32 ? *(const uint32_t *)at : *(const uint64_t *)at;
 	char text[32];
+	int rc = kata__oci_check_range(field, &wr->path, (int64_t)value, wr->err);
 
-	if (type == PROTOBUF_C_TYPE_UINT32)
-		snprintf(text, sizeof(text), "%" PRIu32, *(const uint32_t *)at);
-	else if (type == PROTOBUF_C_TYPE_INT64)
-		snprintf(text, sizeof(text), "%" PRId64, *(const int64_t *)at);
+	if (rc)
+		return rc;
+	if (type == PROTOBUF_C_TYPE_INT64)
+		snprintf(text, sizeof(text), "%" PRId64, (int64_t)value);
 	else
-		snprintf(text, sizeof(text), "%" PRIu64, *(const uint64_t *)at);
+		snprintf(text, sizeof(text), "%" PRIu64, value);
 	return put_text(wr, text);
+}
+
+/* What a message carries are the fields of 1.0, whatever version it came with, and crun 1.8 refuses a later one. */
+static const char *version_to_write(const char *version)
+{
+	return strncmp(version, "1.0", 3) == 0 ? version : "1.0.2";
+}
+
+static int write_text_value(struct writing *wr, const struct kata__oci_field *field, const char *text)
+{
+	int rc = kata__oci_check_string(field, &wr->path, text, wr->err);
+
+	if (rc)
+		return rc;
+	return write_string(wr, field->flags & KATA__OCI_VERSION ? version_to_write(text) : text);
 }
 
 static int write_value(struct writing *wr, const struct kata__oci_field *field, const ProtobufCFieldDescriptor *type,
 		       const void *at)
 {
 	const char *text;
-	int rc;
 
 	switch (type->type) {
 	case PROTOBUF_C_TYPE_BOOL:
 		return put_text(wr, *(const protobuf_c_boolean *)at ? "true" : "false");
 	case PROTOBUF_C_TYPE_STRING:
 		text = *(char *const *)at;
-		rc = kata__oci_check_string(field, &wr->path, text ? text : "", wr->err);
-		return rc ? rc : write_string(wr, text ? text : "");
+		return write_text_value(wr, field, text ? text : "");
 	case PROTOBUF_C_TYPE_MESSAGE:
 		return write_message(wr, *(ProtobufCMessage *const *)at);
 	default:
-		return write_number(wr, type->type, at);
+		return write_number(wr, field, type->type, at);
 	}
 }
 

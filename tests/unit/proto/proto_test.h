@@ -13,7 +13,7 @@
 
 #define DATA(name) KATA_SOURCE_DIR "/tests/unit/proto/data/" name
 
-static inline char *read_data(const char *path)
+static __attribute__((noinline, unused)) char *read_data(const char *path)
 {
 	char *text = NULL;
 	size_t length;

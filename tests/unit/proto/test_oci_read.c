@@ -32,7 +32,7 @@ Test(oci_read, every_field_of_the_maximal_spec_arrives)
 	cr_assert_eq(spec->process->oomscoreadj, -100);
 	cr_assert_str_eq(spec->root->path, "storage:rootfs/sub");
 	cr_assert_str_eq(spec->mounts[2]->options[0], "rbind");
-	cr_assert_eq(spec->hooks->poststart[0]->timeout, INT64_MAX);
+	cr_assert_eq(spec->hooks->poststart[0]->timeout, INT32_MAX);
 	cr_assert_eq(spec->n_annotations, 4);
 	cr_assert_str_eq(spec->annotations[3]->key, "io.kubernetes/a b");
 	cr_assert_str_eq(spec->annotations[3]->value, "{\"json\": [1]}");
@@ -178,9 +178,16 @@ Test(oci_read, numbers_out_of_range_are_named_with_their_range)
 		 "process.rlimits[0].hard: expected an integer from 0 to 18446744073709551615"},
 		{{.process = ",\"rlimits\":[{\"type\":\"RLIMIT_CPU\",\"hard\":18446744073709551616}]"},
 		 "process.rlimits[0].hard: expected"},
-		{{.process = ",\"oomScoreAdj\":9223372036854775808"},
-		 "process.oomScoreAdj: expected an integer from -9223372036854775808 to 9223372036854775807"},
-		{{.process = ",\"oomScoreAdj\":-9223372036854775809"}, "process.oomScoreAdj: expected"},
+		{{.linux_ = ",\"resources\":{\"memory\":{\"swap\":9223372036854775808}}"},
+		 "linux.resources.memory.swap: expected an integer from -9223372036854775808 to 9223372036854775807"},
+		{{.linux_ = ",\"resources\":{\"memory\":{\"swap\":-9223372036854775809}}"}, "memory.swap: expected"},
+		{{.process = ",\"oomScoreAdj\":1001"},
+		 "process.oomScoreAdj: expected an integer from -1000 to 1000, found 1001"},
+		{{.process = ",\"oomScoreAdj\":-1001"}, "process.oomScoreAdj: expected"},
+		{{.linux_ = ",\"resources\":{\"blockIO\":{\"weight\":65536}}"},
+		 "blockIO.weight: expected an integer from 0 to 65535"},
+		{{.linux_ = ",\"devices\":[{\"fileMode\":65536}]"},
+		 "linux.devices[0].fileMode: expected an integer from 0 to 65535"},
 	};
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
@@ -190,9 +197,12 @@ Test(oci_read, numbers_out_of_range_are_named_with_their_range)
 Test(oci_read, numbers_at_their_limits_are_taken)
 {
 	Grpc__Spec *spec = read_with((struct pieces){
-		.process = ",\"oomScoreAdj\":-9223372036854775808,\"user\":{\"uid\":4294967295,\"gid\":-0}"});
+		.process = ",\"oomScoreAdj\":-1000,\"user\":{\"uid\":4294967295,\"gid\":-0}",
+		.linux_ = ",\"resources\":{\"memory\":{\"swap\":-9223372036854775808,\"limit\":9223372036854775807}}"});
 
-	cr_assert_eq(spec->process->oomscoreadj, INT64_MIN);
+	cr_assert_eq(spec->process->oomscoreadj, -1000);
+	cr_assert_eq(spec->linux->resources->memory->swap, INT64_MIN);
+	cr_assert_eq(spec->linux->resources->memory->limit, INT64_MAX);
 	cr_assert_eq(spec->process->user->uid, UINT32_MAX);
 	kata__oci_free(spec);
 }
@@ -255,9 +265,9 @@ Test(oci_read, parts_lack_nothing_that_the_spec_requires_of_them)
 		{{.spec = ",\"hooks\":{\"poststop\":[{\"path\":\"a\"}]}"},
 		 "hooks.poststop[0].path: 'a' is not an absolute path"},
 		{{.spec = ",\"hooks\":{\"poststop\":[{\"path\":\"/a\",\"timeout\":0}]}"},
-		 "hooks.poststop[0].timeout: must be larger than 0"},
+		 "hooks.poststop[0].timeout: expected an integer from 1 to 2147483647"},
 		{{.spec = ",\"hooks\":{\"poststop\":[{\"path\":\"/a\",\"timeout\":-5}]}"},
-		 "hooks.poststop[0].timeout: must be larger than 0"},
+		 "hooks.poststop[0].timeout: expected an integer from 1 to 2147483647"},
 		{{.linux_ = ",\"uidMappings\":[{\"hostID\":0,\"containerID\":0}]"},
 		 "linux.uidMappings[0].size: is missing"},
 		{{.linux_ = ",\"namespaces\":[{}]"}, "linux.namespaces[0].type: is missing"},

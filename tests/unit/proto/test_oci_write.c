@@ -63,6 +63,22 @@ Test(oci_write, what_is_not_set_is_left_out)
 	kata__oci_free(spec);
 }
 
+Test(oci_write, a_later_version_is_written_as_the_one_whose_fields_are_carried)
+{
+	Grpc__Spec *spec = read_with((struct pieces){0});
+	char *text;
+
+	cr_assert_eq(kata__oci_set_string(&spec->version, "1.2.0", NULL), 0);
+	text = write_spec(spec);
+	cr_assert(strstr(text, "{\"ociVersion\":\"1.0.2\""));
+	free(text);
+	cr_assert_eq(kata__oci_set_string(&spec->version, "1.0.1-dev", NULL), 0);
+	text = write_spec(spec);
+	cr_assert(strstr(text, "{\"ociVersion\":\"1.0.1-dev\""));
+	free(text);
+	kata__oci_free(spec);
+}
+
 Test(oci_write, zeros_that_mean_something_are_kept)
 {
 	Grpc__Spec *spec =
@@ -88,6 +104,15 @@ Test(oci_write, a_message_off_the_wire_is_checked_as_json_is)
 
 	cr_assert_eq(kata__oci_set_string(&spec->linux->namespaces[0]->type, "net\n", NULL), 0);
 	expect_write_refused(spec, "linux.namespaces[0].type: 'net ' is none of pid");
+	kata__oci_free(spec);
+}
+
+Test(oci_write, a_number_off_the_wire_that_is_out_of_range_is_refused)
+{
+	Grpc__Spec *spec = read_with((struct pieces){0});
+
+	spec->process->oomscoreadj = 1001;
+	expect_write_refused(spec, "process.oomScoreAdj: expected an integer from -1000 to 1000, found 1001");
 	kata__oci_free(spec);
 }
 
