@@ -2,8 +2,9 @@
 #ifndef KATA_BASE_OPTIONS_H
 #define KATA_BASE_OPTIONS_H
 /*
- * Structs whose first member is their size, as callers compiled them. Reading one from an older caller leaves the members he does not know
- * zero; one from a newer caller is taken only when what we do not know is zero. Writing gives a caller what fits.
+ * Structs whose first member is their size, as callers compiled them. Reading one from an older caller leaves the
+ * members he does not know zero; one from a newer caller is taken only when what we do not know is zero. Writing gives
+ * a caller what fits.
  */
 #include <stdint.h>
 #include <string.h>
@@ -20,13 +21,14 @@ static inline int kata__options_read(void *dst, size_t known, const void *src, c
 		return 0;
 	memcpy(&size, src, sizeof(size));
 	if (size < sizeof(size) || size > 65536)
-		return kata__fail(err, KATA_E_INVALID, CALLER, "%s.size: is %zu, must be the sizeof of the struct (%zu here)", what, size,
-		                  known);
+		return kata__fail(err, KATA_E_INVALID, CALLER,
+				  "%s.size: is %zu, must be the sizeof of the struct (%zu here)", what, size, known);
 	for (size_t i = known; i < size; i++)
 		if (bytes[i])
 			return kata__fail(err, KATA_E_INVALID, CALLER,
-			                  "%s: byte %zu is set, but this library knows only %zu bytes: it is older than the caller", what, i,
-			                  known);
+					  "%s: byte %zu is set, but this library knows only %zu bytes: it is older "
+					  "than the caller",
+					  what, i, known);
 	memset(dst, 0, known);
 	memcpy(dst, src, size < known ? size : known);
 	memcpy(dst, &known, sizeof(known));
@@ -42,7 +44,8 @@ static inline int kata__options_check_ret(const void *ret, const char *what, kat
 		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: is NULL", what);
 	memcpy(&size, ret, sizeof(size));
 	if (size < sizeof(size) || size > 65536)
-		return kata__fail(err, KATA_E_INVALID, CALLER, "%s.size: is %zu, must be the sizeof of the struct", what, size);
+		return kata__fail(err, KATA_E_INVALID, CALLER, "%s.size: is %zu, must be the sizeof of the struct",
+				  what, size);
 	return 0;
 }
 

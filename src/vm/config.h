@@ -2,8 +2,9 @@
 #ifndef KATA_VM_CONFIG_H
 #define KATA_VM_CONFIG_H
 /*
- * A deep copy of kata_vm_config with the defaults filled in: what the VM keeps and drivers read (vm->config->v). Immutable once made, so any
- * thread may read it. `v` is an ordinary config: strings are owned by the copy, zero no longer means default.
+ * A deep copy of kata_vm_config with the defaults filled in: what the VM keeps and drivers read (vm->config->v).
+ * Immutable once made, so any thread may read it. `v` is an ordinary config: strings are owned by the copy, zero no
+ * longer means default.
  */
 #include <kata/vm.h>
 

@@ -6,9 +6,9 @@
  *
  *     owned (pid > 0, epoch n) --release--> free (pid 0, epoch n) --take--> owned (epoch n+1)
  *
- * A take-over is refused with FENCED while the recorded owner lives. It is read, compared and written under a short flock() of
- * the directory, so that of two processes that try at once one gets FENCED. Nothing stays open or locked afterwards: a stuck owner
- * holds no lock. All functions are blocking (files).
+ * A take-over is refused with FENCED while the recorded owner lives. It is read, compared and written under a short
+ * flock() of the directory, so that of two processes that try at once one gets FENCED. Nothing stays open or locked
+ * afterwards: a stuck owner holds no lock. All functions are blocking (files).
  */
 #include "base/process.h"
 
@@ -26,9 +26,10 @@ int kata__owner_read(const char *dir, struct kata__owner *ret, kata_error **err)
 /* True while the recorded owner lives (this process included). */
 bool kata__owner_is_alive(const struct kata__owner *owner);
 /*
- * Makes `self` the owner of the machine `uuid` in `dir` when the recorded owner is gone, and says who was before. `known_epoch` is what the record
- * at hand says. GONE: no such directory. IDENTITY: another machine. FENCED: the owner lives, or it was taken over since that record.
+ * Makes `self` the owner of the machine `uuid` in `dir` when the recorded owner is gone, and says who was before.
+ * `known_epoch` is what the record at hand says. GONE: no such directory. IDENTITY: another machine. FENCED: the owner
+ * lives, or it was taken over since that record.
  */
 int kata__owner_take(const char *dir, const char *uuid, uint64_t known_epoch, const struct kata__process_identity *self,
-                     struct kata__owner *ret_before, struct kata__owner *ret_now, kata_error **err);
+		     struct kata__owner *ret_before, struct kata__owner *ret_now, kata_error **err);
 #endif

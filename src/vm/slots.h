@@ -2,8 +2,8 @@
 #ifndef KATA_VM_SLOTS_H
 #define KATA_VM_SLOTS_H
 /*
- * A bounded allocator of numbered slots: FREE --reserve--> RESERVED --commit--> USED --release--> FREE. A slot is released only after
- * the guest let go. Lowest free first. Leader only.
+ * A bounded allocator of numbered slots: FREE --reserve--> RESERVED --commit--> USED --release--> FREE. A slot is
+ * released only after the guest let go. Lowest free first. Leader only.
  */
 #include <stdint.h>
 

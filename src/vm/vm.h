@@ -4,8 +4,8 @@
 /*
  * The inside of kata_vm: what drivers (vm/qemu, vm/mock) and the rooms above (agent, sandbox) share.
  *
- * The core (vm.c and its neighbours) owns the state machine, the device tables, slots, config and the released record; a driver owns
- * the tables of steps and a private `impl`. [leader] everywhere, except what says [any thread].
+ * The core (vm.c and its neighbours) owns the state machine, the device tables, slots, config and the released record;
+ * a driver owns the tables of steps and a private `impl`. [leader] everywhere, except what says [any thread].
  */
 #include <kata/agent.h>
 #include <kata/batch.h>
@@ -30,7 +30,8 @@ struct kata__vm_driver {
 	const struct kata__op_table *add_nic_cold, *add_nic, *remove_nic_cold, *remove_nic;
 	const struct kata__op_table *pause, *resume;
 	const struct kata__op_table *release, *rebuild, *destroy;
-	/* Makes / frees vm->impl. init is called by the build, deinit when memory is freed (the machine is gone by then). */
+	/* Makes / frees vm->impl. init is called by the build, deinit when memory is freed (the machine is gone by
+	 * then). */
 	int (*init)(kata_vm *vm, kata_error **err);
 	void (*deinit)(kata_vm *vm);
 	/* A non-blocking stream fd to the agent's channel, the caller's. */
@@ -38,7 +39,8 @@ struct kata__vm_driver {
 	/* The driver's private part of the released record, and back (hostile input). */
 	int (*dump)(kata_vm *vm, json_t *driver, kata_error **err);
 	int (*restore)(kata_vm *vm, const json_t *driver, kata_error **err);
-	/* [any thread] may: console tail as malloc'ed text, last words of the VMM likewise; NULL when there are none. */
+	/* [any thread] may: console tail as malloc'ed text, last words of the VMM likewise; NULL when there are none.
+	 */
 	char *(*get_console)(kata_vm *vm, size_t *ret_len);
 	char *(*get_vmm_output)(kata_vm *vm, size_t *ret_len);
 	/* The driver keeps nothing on disk: vm->dir is NULL, ops have no journal. */
@@ -63,7 +65,7 @@ struct kata_vm {
 	/* [leader] */
 	struct kata__slots ports; /* root ports, or the mock's slots */
 	struct kata__slots luns;
-	bool agent_connected;     /* one connection at a time; written under the mutex too */
+	bool agent_connected; /* one connection at a time; written under the mutex too */
 
 	/* under mutex */
 	struct kata__vm_shared *shared; /* state, pid, device lists, ended eventfd: vm/vm.c */
@@ -71,22 +73,22 @@ struct kata_vm {
 
 /* Op data of every VM operation. Drivers put their scratch into `scratch` (freed by free()). */
 struct kata__vm_op {
-	kata_vm *vm;             /* referenced */
-	kata_storage *storage;   /* referenced; device ops */
+	kata_vm *vm;           /* referenced */
+	kata_storage *storage; /* referenced; device ops */
 	kata_nic *nic;
-	int slot;                /* reserved port or LUN; -1 */
+	int slot;                 /* reserved port or LUN; -1 */
 	struct kata__image image; /* fds -1 when not open */
-	int tap_fd;              /* -1 */
+	int tap_fd;               /* -1 */
 	bool tap_created;
 	uint64_t t_scratch[4];
 	void *scratch;
-	const char *json;        /* rebuild: borrowed from scratch of the core */
+	const char *json; /* rebuild: borrowed from scratch of the core */
 	char *json_owned;
 	json_t *record;
 	struct kata__owner *owner_before; /* rebuild: who owned it before the take-over; freed by free() */
 	kata_vm_state state_before;       /* release, rebuild: what to go (back) to */
-	bool kept;                        /* an undo could not settle the device: it stays in the list, DIVERGED */
-	void *core;                       /* the core's own: destroy's wait */
+	kata_device_state device_before;  /* unplug: what to go back to */
+	uint64_t epoch;                   /* rebuild: of the ownership taken */
 };
 
 /* State. [any thread] get; set moves along the transition table and asserts it. */
@@ -97,8 +99,8 @@ void kata__vm_ended(kata_vm *vm);
 void kata__vm_set_pid(kata_vm *vm, pid_t pid, uint64_t start_time);
 /* What the machine is known as: pid and start time as set, boot id of this boot. [any thread] */
 void kata__vm_get_process(const kata_vm *vm, struct kata__process_identity *ret);
-/* [leader] The record has changed (the driver's part of it): call after a change that driver->dump shows. The core does it itself after
- * each of its own operations. */
+/* [leader] The record has changed (the driver's part of it): call after a change that driver->dump shows. The core does
+ * it itself after each of its own operations. */
 void kata__vm_changed(kata_vm *vm);
 
 /* Listeners for the end of the machine (agent, sandbox). [leader]; removed by the same pair. */
@@ -109,28 +111,29 @@ void kata__vm_remove_ended_listener(kata_vm *vm, kata__vm_ended_fn fn, void *use
 /* Adds the VMM's last words and the console's tail to an error in the making. */
 void kata__vm_explain(kata_vm *vm, kata_error *err);
 
-/* Shared steps of every driver's device tables (vm/device_steps.c). Undo of reserve frees the slot, of insert removes from the list. */
-int kata__vm_step_reserve_storage(kata_op *op, kata_error **err);   /* state, id/file/EXISTS check, slot or LUN */
+/* Shared steps of every driver's device tables (vm/device_steps.c). Undo of reserve frees the slot, of insert removes
+ * from the list. */
+int kata__vm_step_reserve_storage(kata_op *op, kata_error **err); /* state, id/file/EXISTS check, slot or LUN */
 int kata__vm_step_unreserve_storage(kata_op *op, kata_error **err);
-int kata__vm_step_open_image(kata_op *op, kata_error **err);        /* BLOCKING */
+int kata__vm_step_open_image(kata_op *op, kata_error **err); /* BLOCKING */
 int kata__vm_step_close_image(kata_op *op, kata_error **err);
-int kata__vm_step_commit_storage(kata_op *op, kata_error **err);    /* PLUGGED, in the list; no undo needed after it */
-int kata__vm_step_find_storage(kata_op *op, kata_error **err);      /* unplug: UNPLUGGING; undo: back to PLUGGED */
+int kata__vm_step_commit_storage(kata_op *op, kata_error **err); /* PLUGGED, in the list; no undo needed after it */
+int kata__vm_step_find_storage(kata_op *op, kata_error **err);   /* unplug: UNPLUGGING; undo: back to PLUGGED */
 int kata__vm_step_unfind_storage(kata_op *op, kata_error **err);
-int kata__vm_step_drop_storage(kata_op *op, kata_error **err);      /* unplug: out of the list, slot free, NEW */
+int kata__vm_step_drop_storage(kata_op *op, kata_error **err); /* unplug: out of the list, slot free, NEW */
 int kata__vm_step_reserve_nic(kata_op *op, kata_error **err);
 int kata__vm_step_unreserve_nic(kata_op *op, kata_error **err);
-int kata__vm_step_open_tap(kata_op *op, kata_error **err);          /* BLOCKING; nothing for USER */
+int kata__vm_step_open_tap(kata_op *op, kata_error **err); /* BLOCKING; nothing for USER */
 int kata__vm_step_close_tap(kata_op *op, kata_error **err);
 int kata__vm_step_commit_nic(kata_op *op, kata_error **err);
 int kata__vm_step_find_nic(kata_op *op, kata_error **err);
 int kata__vm_step_unfind_nic(kata_op *op, kata_error **err);
 int kata__vm_step_drop_nic(kata_op *op, kata_error **err);
 /*
- * The finish of EVERY table of a driver (start, add_*, remove_*, pause, resume, release, rebuild, destroy): moves the state
- * (start: RUNNING or back to CREATED; pause: PAUSED; release: RELEASED or back; rebuild: as recorded, or RELEASED; destroy:
- * DESTROYED), takes the op out of the list of active ones, refreshes the record, and explains failures by kata__vm_explain.
- * Steps therefore need not set the state. A driver's own finish must call it last.
+ * The finish of EVERY table of a driver (start, add_*, remove_*, pause, resume, release, rebuild, destroy): moves the
+ * state (start: RUNNING or back to CREATED; pause: PAUSED; release: RELEASED or back; rebuild: as recorded, or
+ * RELEASED; destroy: DESTROYED), takes the op out of the list of active ones, refreshes the record, and explains
+ * failures by kata__vm_explain. Steps therefore need not set the state. A driver's own finish must call it last.
  */
 void kata__vm_finish_device(kata_op *op, int status, kata_error **error);
 void kata__vm_free_op_data(void *data);
@@ -139,15 +142,18 @@ static inline struct kata__vm_op *kata__vm_op_data(const kata_op *op)
 	return (struct kata__vm_op *)kata__op_data(op);
 }
 /*
- * Shared steps of the other tables (vm/life_steps.c). All may be in tables of drivers without files, where they do nothing.
+ * Shared steps of the other tables (vm/life_steps.c). All may be in tables of drivers without files, where they do
+ * nothing.
  *
- * start:   make_dir first (BLOCKING | UNDO_BLOCKING, never JOURNAL: the journal lies in that directory): <state_dir>/vm/<id> with
- *          mode 0700 and owner.json; EXISTS. Its undo removes the tree.
- * release: write_record [leader] (checks BUSY again, makes op data `json_owned`), save_released (BLOCKING: released.json; undo removes it),
- *          hand_over (BLOCKING: owner.json says nobody; undo takes it back) as the last step that can fail.
- * rebuild: take_over first (BLOCKING; FENCED, GONE, IDENTITY; undo gives it back to nobody), and as the last drop_released (BLOCKING: removes released.json).
- * destroy: cancel_operations first (WAIT: other ops of this VM are cancelled; waits at most a second for their undo, so that a VMM
- *          that hangs is killed next), await_operations after the kill (WAIT: until all have ended), remove_dir last (BLOCKING).
+ * - start: make_dir first (BLOCKING | UNDO_BLOCKING, never JOURNAL: the journal lies in that directory):
+ *   <state_dir>/vm/<id> with mode 0700 and owner.json; EXISTS. Its undo (unmake_dir) removes the tree.
+ * - release: write_record [leader] (makes op data `json_owned`), save_released (BLOCKING: released.json; undo
+ *   unsave_released), hand_over (BLOCKING: owner.json says nobody; undo take_back) as the last step that can fail.
+ * - rebuild: take_over first (BLOCKING; FENCED, GONE, IDENTITY; undo give_back), and drop_released as the last
+ *   (BLOCKING: removes released.json).
+ * - destroy: cancel_operations first (WAIT: other ops of this VM are cancelled; waits at most a second for their undo,
+ * so that a VMM that hangs is killed next), await_operations after the kill (WAIT: until all have ended), remove_dir as
+ *   the last (BLOCKING).
  */
 int kata__vm_step_make_dir(kata_op *op, kata_error **err);
 int kata__vm_step_unmake_dir(kata_op *op, kata_error **err);
@@ -170,11 +176,12 @@ void kata__vm_lun_address(int lun, char out[16]);
 
 /* Makes a VM object for a driver: config is validated already. */
 int kata__vm_new(kata_context *ctx, const struct kata__vm_driver *driver, const kata_vm_config *config,
-                 const kata_agent_config *agent_config, const kata_qos_config *qos_config, kata_vm **ret_vm, kata_error **err);
+		 const kata_agent_config *agent_config, const kata_qos_config *qos_config, kata_vm **ret_vm,
+		 kata_error **err);
 /* Makes a VM object in REBUILDING from a released record (hostile) and begins driver->rebuild. */
 int kata__vm_rebuild_begin(kata_context *ctx, const struct kata__vm_driver *driver, const char *json, size_t len,
-                           const kata_op_options *options, int (*prepare)(kata_vm *vm, void *user, kata_error **err), void *user,
-                           kata_vm **ret_vm, kata_op **ret_op, kata_error **err);
+			   const kata_op_options *options, int (*prepare)(kata_vm *vm, void *user, kata_error **err),
+			   void *user, kata_vm **ret_vm, kata_op **ret_op, kata_error **err);
 /* The released record of the VM as JSON, the caller's own copy. [any thread] */
 int kata__vm_record(kata_vm *vm, json_t **ret, kata_error **err);
 #define KATA__VM_RECORD_VERSION 1

@@ -1,0 +1,496 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kata_storage: what the caller wants plugged, and the mirror of what the guest sees.
+ *
+ * Model: the config is copied at birth and never changes. State, address and size are written by the leader of the VM
+ * that plugs it and read from any thread, under the storage's own mutex (a leaf: no other lock is taken under it).
+ * Invariant: address and size are set exactly while the device is not NEW or PLUGGING.
+ * Does not touch files: see image.c.
+ */
+#include "storage/storage.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/options.h"
+#include "base/text.h"
+
+#define STORAGE_MAGIC 0x4b53544fu
+#define MOUNT_OPTIONS_MAX 64
+#define PATH_BYTES_MAX 4095
+
+struct kata_storage {
+	uint32_t magic;
+	atomic_uint refs;
+	char *id;
+	char *path;
+	char *backing_path;
+	char *fstype;
+	char **mount_options;
+	kata_storage_format format;
+	kata_storage_format backing_format;
+	kata_storage_driver driver;
+	uint64_t flags;
+
+	pthread_mutex_t mutex;
+	kata_device_state state;
+	char address[16];
+	uint64_t size_bytes;
+};
+
+static const char *const state_names[] = {"new", "plugging", "plugged", "unplugging", "diverged"};
+static const char *const format_names[] = {"raw", "qcow2"};
+static const char *const driver_names[] = {"virtio-blk", "virtio-scsi"};
+
+const char *kata_device_state_get_name(kata_device_state state)
+{
+	return (unsigned)state < kata__array_size(state_names) ? state_names[state] : "unknown";
+}
+
+const char *kata__storage_format_name(kata_storage_format f)
+{
+	return (unsigned)f < kata__array_size(format_names) ? format_names[f] : "unknown";
+}
+
+static int check_path(const char *argument, const char *path, kata_error **err)
+{
+	if (!path)
+		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: is NULL, must be an absolute path", argument);
+	if (path[0] != '/')
+		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: '%.128s' is relative, must be absolute", argument,
+				  path);
+	if (strnlen(path, PATH_BYTES_MAX + 1) > PATH_BYTES_MAX)
+		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: is longer than %d bytes", argument, PATH_BYTES_MAX);
+	return 0;
+}
+
+static int check_enums(const kata_storage_config *c, kata_error **err)
+{
+	if ((unsigned)c->format >= kata__array_size(format_names))
+		return kata__fail(err, KATA_E_INVALID, CALLER,
+				  "storage.format: %d is neither KATA_STORAGE_RAW nor _QCOW2", (int)c->format);
+	if ((unsigned)c->driver >= kata__array_size(driver_names))
+		return kata__fail(err, KATA_E_INVALID, CALLER,
+				  "storage.driver: %d is neither KATA_STORAGE_VIRTIO_BLK nor _VIRTIO_SCSI",
+				  (int)c->driver);
+	if ((unsigned)c->backing_format >= kata__array_size(format_names))
+		return kata__fail(err, KATA_E_INVALID, CALLER,
+				  "storage.backing_format: %d is neither KATA_STORAGE_RAW nor _QCOW2",
+				  (int)c->backing_format);
+	if (c->flags & ~KATA_STORAGE_READ_ONLY)
+		return kata__fail(err, KATA_E_INVALID, CALLER, "storage.flags: unknown bits 0x%llx",
+				  (unsigned long long)(c->flags & ~KATA_STORAGE_READ_ONLY));
+	return 0;
+}
+
+static bool word_is_plain(const char *word, size_t max)
+{
+	size_t n = strnlen(word, max + 1);
+
+	if (n == 0 || n > max)
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if ((unsigned char)word[i] <= ' ' || word[i] == 0x7f)
+			return false;
+	return true;
+}
+
+static int check_mount(const kata_storage_config *c, kata_error **err)
+{
+	size_t count = c->mount_options ? kata__strv_length(c->mount_options) : 0;
+
+	if (c->fstype && !word_is_plain(c->fstype, 32))
+		return kata__fail(err, KATA_E_INVALID, CALLER,
+				  "storage.fstype: must be 1 to 32 bytes without spaces and control characters");
+	if (count > MOUNT_OPTIONS_MAX)
+		return kata__fail(err, KATA_E_INVALID, CALLER, "storage.mount_options: %zu of them, at most %d", count,
+				  MOUNT_OPTIONS_MAX);
+	for (size_t i = 0; i < count; i++)
+		if (!word_is_plain(c->mount_options[i], 1024))
+			return kata__fail(err, KATA_E_INVALID, CALLER,
+					  "storage.mount_options[%zu]: must be 1 to 1024 bytes without spaces and "
+					  "control characters",
+					  i);
+	return 0;
+}
+
+static int check_config(const kata_storage_config *c, kata_error **err)
+{
+	int rc = c->id ? kata__id_check("storage.id", c->id, err) : 0;
+
+	if (rc == 0)
+		rc = check_path("storage.path", c->path, err);
+	if (rc == 0)
+		rc = check_enums(c, err);
+	if (rc == 0 && c->backing_path)
+		rc = check_path("storage.backing_path", c->backing_path, err);
+	if (rc == 0 && c->backing_path && c->format != KATA_STORAGE_QCOW2)
+		rc = kata__fail(err, KATA_E_INVALID, CALLER,
+				"storage.backing_path: only a qcow2 image has a backing file, this one is raw");
+	if (rc == 0)
+		rc = check_mount(c, err);
+	return rc;
+}
+
+static void storage_free(kata_storage *s)
+{
+	free(s->id);
+	free(s->path);
+	free(s->backing_path);
+	free(s->fstype);
+	kata__strv_free(s->mount_options);
+	pthread_mutex_destroy(&s->mutex);
+	s->magic = 0;
+	free(s);
+}
+
+static bool copy_strings(kata_storage *s, const kata_storage_config *c)
+{
+	char uuid[37];
+
+	if (!c->id)
+		kata__uuid_generate(uuid);
+	s->id = kata__strdup(c->id ? c->id : uuid);
+	s->path = kata__strdup(c->path);
+	s->fstype = kata__strdup(c->fstype ? c->fstype : "ext4");
+	if (c->backing_path)
+		s->backing_path = kata__strdup(c->backing_path);
+	if (c->mount_options)
+		s->mount_options = kata__strv_dup(c->mount_options);
+	return s->id && s->path && s->fstype && (!c->backing_path || s->backing_path) &&
+	       (!c->mount_options || s->mount_options);
+}
+
+int kata_storage_new(const kata_storage_config *config, kata_storage **ret_storage, kata_error **err)
+{
+	kata_storage_config c = KATA_STORAGE_CONFIG_INIT;
+	kata_storage *s;
+	int rc;
+
+	if (!config || !ret_storage)
+		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: is NULL", config ? "ret_storage" : "storage");
+	rc = kata__options_read(&c, sizeof(c), config, "storage", err);
+	if (rc == 0)
+		rc = check_config(&c, err);
+	if (rc < 0)
+		return rc;
+
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return kata__fail_no_memory(err);
+	s->magic = STORAGE_MAGIC;
+	atomic_init(&s->refs, 1);
+	pthread_mutex_init(&s->mutex, NULL);
+	s->format = c.format;
+	s->backing_format = c.backing_format;
+	s->driver = c.driver;
+	s->flags = c.flags;
+	if (!copy_strings(s, &c)) {
+		storage_free(s);
+		return kata__fail_no_memory(err);
+	}
+	*ret_storage = s;
+	return 0;
+}
+
+kata_storage *kata_storage_ref(kata_storage *storage)
+{
+	if (storage)
+		atomic_fetch_add_explicit(&storage->refs, 1, memory_order_relaxed);
+	return storage;
+}
+
+void kata_storage_unref(kata_storage *storage)
+{
+	if (storage && atomic_fetch_sub_explicit(&storage->refs, 1, memory_order_acq_rel) == 1)
+		storage_free(storage);
+}
+
+const char *kata_storage_get_id(const kata_storage *storage)
+{
+	return storage ? storage->id : NULL;
+}
+
+const char *kata_storage_get_path(const kata_storage *storage)
+{
+	return storage ? storage->path : NULL;
+}
+
+kata_storage_format kata_storage_get_format(const kata_storage *storage)
+{
+	return storage ? storage->format : KATA_STORAGE_RAW;
+}
+
+kata_storage_driver kata_storage_get_driver(const kata_storage *storage)
+{
+	return storage ? storage->driver : KATA_STORAGE_VIRTIO_BLK;
+}
+
+bool kata_storage_is_read_only(const kata_storage *storage)
+{
+	return storage && (storage->flags & KATA_STORAGE_READ_ONLY);
+}
+
+const char *kata_storage_get_fstype(const kata_storage *storage)
+{
+	return storage ? storage->fstype : NULL;
+}
+
+const char *kata__storage_backing_path(const kata_storage *s)
+{
+	return s->backing_path;
+}
+
+kata_storage_format kata__storage_backing_format(const kata_storage *s)
+{
+	return s->backing_format;
+}
+
+const char *const *kata__storage_mount_options(const kata_storage *s)
+{
+	return (const char *const *)s->mount_options;
+}
+
+/* ---- the mirror ---- */
+
+static void lock(const kata_storage *s)
+{
+	pthread_mutex_lock(&((kata_storage *)s)->mutex);
+}
+
+static void unlock(const kata_storage *s)
+{
+	pthread_mutex_unlock(&((kata_storage *)s)->mutex);
+}
+
+kata_device_state kata_storage_get_state(const kata_storage *storage)
+{
+	kata_device_state state;
+
+	if (!storage)
+		return KATA_DEVICE_NEW;
+	lock(storage);
+	state = storage->state;
+	unlock(storage);
+	return state;
+}
+
+size_t kata_storage_get_address(const kata_storage *storage, char *buf, size_t buf_size)
+{
+	int n;
+
+	if (buf && buf_size)
+		buf[0] = '\0';
+	if (!storage)
+		return 0;
+	lock(storage);
+	n = snprintf(buf, buf ? buf_size : 0, "%s", storage->address);
+	unlock(storage);
+	return n > 0 ? (size_t)n : 0;
+}
+
+uint64_t kata_storage_get_size_bytes(const kata_storage *storage)
+{
+	uint64_t size;
+
+	if (!storage)
+		return 0;
+	lock(storage);
+	size = storage->size_bytes;
+	unlock(storage);
+	return size;
+}
+
+int kata__storage_begin_plug(kata_storage *s, kata_error **err)
+{
+	kata_device_state state;
+
+	lock(s);
+	state = s->state;
+	if (state == KATA_DEVICE_NEW)
+		s->state = KATA_DEVICE_PLUGGING;
+	unlock(s);
+	if (state == KATA_DEVICE_NEW)
+		return 0;
+	return kata__fail(err, KATA_E_BUSY, CALLER,
+			  "storage '%s' is %s: a storage is in one VM at a time, remove it there first", s->id,
+			  kata_device_state_get_name(state));
+}
+
+void kata__storage_set_state(kata_storage *s, kata_device_state state)
+{
+	lock(s);
+	s->state = state;
+	if (state == KATA_DEVICE_NEW) {
+		s->address[0] = '\0';
+		s->size_bytes = 0;
+	}
+	unlock(s);
+}
+
+void kata__storage_set_plugged(kata_storage *s, const char *address, uint64_t size_bytes)
+{
+	lock(s);
+	snprintf(s->address, sizeof(s->address), "%s", address);
+	s->size_bytes = size_bytes;
+	s->state = KATA_DEVICE_PLUGGED;
+	unlock(s);
+}
+
+/* ---- JSON ---- */
+
+static json_t *options_to_json(char *const *options)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; list && options && options[i]; i++)
+		json_array_append_new(list, json_string(options[i]));
+	return list;
+}
+
+json_t *kata__storage_to_json(const kata_storage *s)
+{
+	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:b, s:s*, s:s*, s:s, s:o}", "id", s->id, "path", s->path, "format",
+			      format_names[s->format], "driver", driver_names[s->driver], "read_only",
+			      (int)(s->flags & KATA_STORAGE_READ_ONLY), "backing_path", s->backing_path,
+			      "backing_format", s->backing_path ? format_names[s->backing_format] : NULL, "fstype",
+			      s->fstype, "mount_options", options_to_json(s->mount_options));
+
+	if (!o)
+		return NULL;
+	lock(s);
+	if (s->address[0]) {
+		json_object_set_new(o, "address", json_string(s->address));
+		json_object_set_new(o, "size_bytes", json_integer((json_int_t)s->size_bytes));
+	}
+	json_object_set_new(o, "state", json_string(state_names[s->state]));
+	unlock(s);
+	return o;
+}
+
+static int read_name(const json_t *o, const char *what, const char *key, const char *const *names, size_t count,
+		     bool optional, int *ret, kata_error **err)
+{
+	const char *name = NULL;
+	int rc = optional ? kata__json_get_string_opt(o, what, key, &name, err)
+			  : kata__json_get_string(o, what, key, &name, err);
+
+	if (rc < 0)
+		return rc;
+	*ret = 0;
+	if (!name)
+		return 0;
+	for (size_t i = 0; i < count; i++) {
+		if (strcmp(names[i], name) == 0) {
+			*ret = (int)i;
+			return 0;
+		}
+	}
+	return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.%s: '%.32s' is unknown", what, key, name);
+}
+
+/* The mount options, borrowed from `o`, NULL-terminated in a malloc'ed array. */
+static int read_options(const json_t *o, const char *what, const char ***ret, kata_error **err)
+{
+	const char **list;
+	json_t *array;
+	int rc = kata__json_get_array(o, what, "mount_options", MOUNT_OPTIONS_MAX, &array, err);
+
+	if (rc < 0)
+		return rc;
+	list = calloc(json_array_size(array) + 1, sizeof(*list));
+	if (!list)
+		return kata__fail_no_memory(err);
+	for (size_t i = 0; i < json_array_size(array); i++) {
+		list[i] = json_string_value(json_array_get(array, i));
+		if (!list[i]) {
+			free(list);
+			return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.mount_options[%zu]: is no string", what, i);
+		}
+	}
+	*ret = list;
+	return 0;
+}
+
+static int read_config(const json_t *o, const char *what, kata_storage_config *c, kata_error **err)
+{
+	int rc, format = 0, driver = 0, backing = 0;
+	bool read_only = false;
+
+	rc = kata__json_get_string(o, what, "id", &c->id, err);
+	if (rc == 0)
+		rc = kata__json_get_string(o, what, "path", &c->path, err);
+	if (rc == 0)
+		rc = kata__json_get_string(o, what, "fstype", &c->fstype, err);
+	if (rc == 0)
+		rc = kata__json_get_string_opt(o, what, "backing_path", &c->backing_path, err);
+	if (rc == 0)
+		rc = kata__json_get_bool(o, what, "read_only", &read_only, err);
+	if (rc == 0)
+		rc = read_name(o, what, "format", format_names, kata__array_size(format_names), false, &format, err);
+	if (rc == 0)
+		rc = read_name(o, what, "backing_format", format_names, kata__array_size(format_names), true, &backing,
+			       err);
+	if (rc == 0)
+		rc = read_name(o, what, "driver", driver_names, kata__array_size(driver_names), false, &driver, err);
+	c->format = (kata_storage_format)format;
+	c->backing_format = (kata_storage_format)backing;
+	c->driver = (kata_storage_driver)driver;
+	c->flags = read_only ? KATA_STORAGE_READ_ONLY : 0;
+	return rc;
+}
+
+/* What only a plugged one has: state, address, size. */
+static int read_plugged(const json_t *o, const char *what, kata_storage *s, kata_error **err)
+{
+	const char *address = NULL;
+	int state = 0, rc;
+
+	rc = read_name(o, what, "state", state_names, kata__array_size(state_names), false, &state, err);
+	if (rc == 0)
+		rc = kata__json_get_string_opt(o, what, "address", &address, err);
+	if (rc < 0 || !address)
+		return rc;
+	if (!address[0] || strlen(address) >= sizeof(s->address))
+		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.address: must have 1 to %zu bytes", what,
+				  sizeof(s->address) - 1);
+	rc = kata__json_get_uint(o, what, "size_bytes", INT64_MAX, &s->size_bytes, err);
+	if (rc < 0)
+		return rc;
+	memcpy(s->address, address, strlen(address) + 1);
+	s->state = state == KATA_DEVICE_DIVERGED ? KATA_DEVICE_DIVERGED : KATA_DEVICE_PLUGGED;
+	return 0;
+}
+
+int kata__storage_from_json(const json_t *o, const char *what, kata_storage **ret, kata_error **err)
+{
+	kata_storage_config c = KATA_STORAGE_CONFIG_INIT;
+	KATA_AUTO(free) const char **options = NULL;
+	kata_storage *s = NULL;
+	kata_error *cause = NULL;
+	int rc;
+
+	rc = read_config(o, what, &c, err);
+	if (rc == 0)
+		rc = read_options(o, what, &options, err);
+	if (rc < 0)
+		return rc;
+	c.mount_options = options;
+	rc = kata_storage_new(&c, &s, &cause);
+	if (rc == KATA_E_INVALID) { /* the text is wrong, not the caller's argument */
+		rc = kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: %s", what, kata_error_get_message(cause));
+		kata_error_free(cause);
+		return rc;
+	}
+	if (rc < 0)
+		return kata__error_move(err, &cause);
+	rc = read_plugged(o, what, s, err);
+	if (rc < 0) {
+		kata_storage_unref(s);
+		return rc;
+	}
+	*ret = s;
+	return 0;
+}

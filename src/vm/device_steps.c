@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The steps that plugging and unplugging have in common, whatever the VMM: the book-keeping around the driver's own.
+ *
+ *	plug:    reserve, open, ... driver ..., commit         unplug:  find, ... driver ..., drop
+ *
+ * The undo of reserve and of find is not done at once but in the op's finish (finish.c), since only there it is known
+ *whether the driver could take its part back: a slot whose device may still be in the guest must not be free.
+ */
+#include "vm/core.h"
+
+#include <stdio.h>
+
+#include "base/fd.h"
+
+void kata__vm_port_address(int port, char out[16])
+{
+	snprintf(out, 16, "%02x/00", (unsigned)(KATA__VM_FIRST_PORT_SLOT + port));
+}
+
+void kata__vm_lun_address(int lun, char out[16])
+{
+	snprintf(out, 16, "0:%d", lun);
+}
+
+/* The table was chosen by the state at the begin; since then it may have changed. */
+static int check_state(kata_op *op, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+	const struct kata__vm_driver *driver = vm->driver;
+	const struct kata__op_table *table = kata__op_get_table(op);
+	bool cold = table == driver->add_storage_cold || table == driver->remove_storage_cold ||
+		    table == driver->add_nic_cold || table == driver->remove_nic_cold;
+
+	if (cold && (table == driver->add_storage || table == driver->remove_storage || table == driver->add_nic ||
+		     table == driver->remove_nic))
+		return kata__vm_check_state(vm, KATA__VM_IN(CREATED) | KATA__VM_LIVE, table->name,
+					    err); /* one table for both */
+	return kata__vm_check_state(vm, cold ? KATA__VM_IN(CREATED) : KATA__VM_LIVE, table->name, err);
+}
+
+/* ---- plug ---- */
+
+int kata__vm_step_reserve_storage(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	int rc = check_state(op, err);
+
+	return rc < 0 ? rc : kata__vm_device_reserve(d->vm, d->storage, NULL, &d->slot, err);
+}
+
+int kata__vm_step_unreserve_storage(kata_op *op, kata_error **err)
+{
+	return KATA__STEP_DONE;
+}
+
+int kata__vm_step_reserve_nic(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	int rc = check_state(op, err);
+
+	return rc < 0 ? rc : kata__vm_device_reserve(d->vm, NULL, d->nic, &d->slot, err);
+}
+
+int kata__vm_step_unreserve_nic(kata_op *op, kata_error **err)
+{
+	return KATA__STEP_DONE;
+}
+
+int kata__vm_step_open_image(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	int rc = kata__image_open(d->storage, &d->image, err);
+
+	if (rc < 0)
+		return rc;
+	rc = kata__vm_device_claim_file(d->vm, d->storage, d->image.dev, d->image.ino, err);
+	if (rc < 0)
+		kata__image_close(&d->image);
+	return rc;
+}
+
+int kata__vm_step_close_image(kata_op *op, kata_error **err)
+{
+	kata__image_close(&kata__vm_op_data(op)->image);
+	return KATA__STEP_DONE;
+}
+
+int kata__vm_step_open_tap(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+
+	if (kata_nic_get_type(d->nic) != KATA_NIC_TAP)
+		return KATA__STEP_DONE;
+	return kata__tap_open(kata_nic_get_tap_name(d->nic), kata_nic_get_mtu(d->nic), &d->tap_fd, &d->tap_created,
+			      err);
+}
+
+int kata__vm_step_close_tap(kata_op *op, kata_error **err)
+{
+	kata__close_fd(&kata__vm_op_data(op)->tap_fd);
+	return KATA__STEP_DONE;
+}
+
+int kata__vm_step_commit_storage(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	char address[16];
+
+	if (kata_storage_get_driver(d->storage) == KATA_STORAGE_VIRTIO_SCSI)
+		kata__vm_lun_address(d->slot, address);
+	else
+		kata__vm_port_address(d->slot, address);
+	kata__vm_device_commit(d->vm, d->storage);
+	kata__storage_set_plugged(d->storage, address, d->image.size_bytes);
+	return KATA__STEP_DONE;
+}
+
+int kata__vm_step_commit_nic(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	char address[16];
+
+	kata__vm_port_address(d->slot, address);
+	kata__vm_device_commit(d->vm, d->nic);
+	kata__nic_set_plugged(d->nic, address);
+	return KATA__STEP_DONE;
+}
+
+/* ---- unplug ---- */
+
+/* BUSY while another op is at work on it, NOT_FOUND when one has removed it since the begin. */
+static int find(kata_op *op, const void *object, const char *noun, const char *id, kata_device_state state,
+		kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	bool committed = false;
+	int slot, rc = check_state(op, err);
+
+	if (rc < 0)
+		return rc;
+	slot = kata__vm_device_slot(d->vm, object, &committed);
+	if (slot < 0)
+		return kata__fail(err, KATA_E_NOT_FOUND, CALLER, "vm '%s' has no %s '%s' any more", d->vm->id, noun,
+				  id);
+	if (!committed || (state != KATA_DEVICE_PLUGGED && state != KATA_DEVICE_DIVERGED))
+		return kata__fail(err, KATA_E_BUSY, CALLER, "%s '%s' is %s by another operation: wait for that", noun,
+				  id, committed ? kata_device_state_get_name(state) : "plugging");
+	d->slot = slot;
+	d->device_before = state;
+	return KATA__STEP_DONE;
+}
+
+int kata__vm_step_find_storage(kata_op *op, kata_error **err)
+{
+	kata_storage *s = kata__vm_op_data(op)->storage;
+	int rc = find(op, s, "storage", kata_storage_get_id(s), kata_storage_get_state(s), err);
+
+	if (rc == 0)
+		kata__storage_set_state(s, KATA_DEVICE_UNPLUGGING);
+	return rc;
+}
+
+int kata__vm_step_unfind_storage(kata_op *op, kata_error **err)
+{
+	return KATA__STEP_DONE;
+}
+
+int kata__vm_step_drop_storage(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+
+	kata__vm_device_drop(d->vm, d->storage);
+	return KATA__STEP_DONE;
+}
+
+int kata__vm_step_find_nic(kata_op *op, kata_error **err)
+{
+	kata_nic *n = kata__vm_op_data(op)->nic;
+	int rc = find(op, n, "NIC", kata_nic_get_id(n), kata_nic_get_state(n), err);
+
+	if (rc == 0)
+		kata__nic_set_state(n, KATA_DEVICE_UNPLUGGING);
+	return rc;
+}
+
+int kata__vm_step_unfind_nic(kata_op *op, kata_error **err)
+{
+	return KATA__STEP_DONE;
+}
+
+int kata__vm_step_drop_nic(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+
+	kata__vm_device_drop(d->vm, d->nic);
+	return KATA__STEP_DONE;
+}

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The shared steps of start, release, rebuild and destroy: the VM's directory, its owner, and the wait for other
+ * operations.
+ *
+ * Blocking ones touch the op's data and constants of the VM (dir, uuid, ctx) only. Drivers without files have no dir:
+ * nothing to do.
+ */
+#include "vm/core.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/text.h"
+
+#define DRAIN_MS 1000u
+
+static void describe_owner(const kata_vm *vm, uint64_t epoch, const struct kata__process_identity *process,
+			   struct kata__owner *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	if (process)
+		ret->process = *process;
+	ret->epoch = epoch;
+	snprintf(ret->vm_id, sizeof(ret->vm_id), "%s", vm->id);
+	snprintf(ret->vm_uuid, sizeof(ret->vm_uuid), "%s", vm->uuid);
+}
+
+static int write_owner(kata_vm *vm, bool ours, kata_error **err)
+{
+	struct kata__owner owner;
+	uint64_t epoch;
+
+	kata__vm_lock(vm);
+	epoch = vm->shared->epoch;
+	kata__vm_unlock(vm);
+	describe_owner(vm, epoch, ours ? kata__context_self(vm->ctx) : NULL, &owner);
+	return kata__owner_write(vm->dir, &owner, err);
+}
+
+static bool set_owns_dir(kata_vm *vm, bool owns)
+{
+	bool before;
+
+	kata__vm_lock(vm);
+	before = vm->shared->owns_dir;
+	vm->shared->owns_dir = owns;
+	kata__vm_unlock(vm);
+	return before;
+}
+
+/* ---- start ---- */
+
+static int make_parent(const kata_vm *vm, kata_error **err)
+{
+	KATA_AUTO(free) char *parent = kata__format("%s/vm", kata_context_get_state_dir(vm->ctx));
+
+	return parent ? kata__mkdirs(parent, 0700, err) : kata__fail_no_memory(err);
+}
+
+int kata__vm_step_make_dir(kata_op *op, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+	int rc;
+
+	if (!vm->dir)
+		return KATA__STEP_DONE;
+	rc = make_parent(vm, err);
+	if (rc < 0)
+		return rc;
+	if (mkdir(vm->dir, 0700) < 0 && errno == EEXIST)
+		return kata__fail(err, KATA_E_EXISTS, CALLER,
+				  "%s is there: another VM of that id was started since this one was built", vm->dir);
+	if (access(vm->dir, F_OK) < 0)
+		return kata__fail_errno(err, errno, "cannot make %s", vm->dir);
+	rc = write_owner(vm, true, err);
+	if (rc < 0)
+		kata__remove_tree(vm->dir, NULL);
+	else
+		set_owns_dir(vm, true);
+	return rc;
+}
+
+/* A directory that is not ours (a start that met one of that name) is never touched. */
+static int remove_dir(kata_vm *vm, kata_error **err)
+{
+	int rc;
+
+	if (!vm->dir || !set_owns_dir(vm, false))
+		return KATA__STEP_DONE;
+	rc = kata__remove_tree(vm->dir, err);
+	if (rc < 0)
+		set_owns_dir(vm, true);
+	return rc;
+}
+
+int kata__vm_step_unmake_dir(kata_op *op, kata_error **err)
+{
+	return remove_dir(kata__vm_op_data(op)->vm, err);
+}
+
+/* ---- release ---- */
+
+int kata__vm_step_write_record(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+
+	kata__vm_changed(d->vm);
+	return kata__vm_record_text(d->vm, &d->json_owned, err);
+}
+
+static char *released_path(const kata_vm *vm)
+{
+	return kata__format("%s/released.json", vm->dir);
+}
+
+int kata__vm_step_save_released(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	KATA_AUTO(free) char *path = NULL;
+
+	if (!d->vm->dir)
+		return KATA__STEP_DONE;
+	path = released_path(d->vm);
+	if (!path)
+		return kata__fail_no_memory(err);
+	return kata__write_file_atomic(path, d->json_owned, strlen(d->json_owned), err);
+}
+
+static int remove_released(kata_vm *vm, kata_error **err)
+{
+	KATA_AUTO(free) char *path = NULL;
+
+	if (!vm->dir)
+		return KATA__STEP_DONE;
+	path = released_path(vm);
+	if (!path)
+		return kata__fail_no_memory(err);
+	if (unlink(path) < 0 && errno != ENOENT)
+		return kata__fail_errno(err, errno, "cannot remove %s", path);
+	return KATA__STEP_DONE;
+}
+
+int kata__vm_step_unsave_released(kata_op *op, kata_error **err)
+{
+	return remove_released(kata__vm_op_data(op)->vm, err);
+}
+
+int kata__vm_step_hand_over(kata_op *op, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+
+	return vm->dir ? write_owner(vm, false, err) : KATA__STEP_DONE;
+}
+
+int kata__vm_step_take_back(kata_op *op, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+
+	return vm->dir ? write_owner(vm, true, err) : KATA__STEP_DONE;
+}
+
+/* ---- rebuild ---- */
+
+int kata__vm_step_take_over(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	kata_vm *vm = d->vm;
+	struct kata__owner now;
+	uint64_t known;
+	int rc;
+
+	if (!vm->dir)
+		return KATA__STEP_DONE;
+	kata__vm_lock(vm);
+	known = vm->shared->epoch;
+	kata__vm_unlock(vm);
+	d->owner_before = calloc(1, sizeof(*d->owner_before));
+	if (!d->owner_before)
+		return kata__fail_no_memory(err);
+	rc = kata__owner_take(vm->dir, vm->uuid, known, kata__context_self(vm->ctx), d->owner_before, &now, err);
+	if (rc == 0) {
+		d->epoch = now.epoch;
+		set_owns_dir(vm, true);
+	}
+	return rc;
+}
+
+int kata__vm_step_give_back(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+
+	if (!d->vm->dir || !set_owns_dir(d->vm, false))
+		return KATA__STEP_DONE;
+	return kata__owner_write(d->vm->dir, d->owner_before, err);
+}
+
+int kata__vm_step_drop_released(kata_op *op, kata_error **err)
+{
+	return remove_released(kata__vm_op_data(op)->vm, err);
+}
+
+/* ---- destroy ---- */
+
+static size_t count_active(const kata_vm *vm)
+{
+	size_t n;
+
+	kata__vm_lock(vm);
+	n = vm->shared->active_count;
+	kata__vm_unlock(vm);
+	return n;
+}
+
+static void end_drain(kata_vm *vm)
+{
+	struct kata__vm_shared *s = vm->shared;
+	kata_op *op = s->drain;
+
+	if (!op)
+		return;
+	s->drain = NULL;
+	kata__timer_remove(kata__take_ptr(s->drain_timer));
+	kata__op_resume(op, s->drain_token, 0, NULL);
+	kata_op_unref(op);
+}
+
+void kata__vm_drain_check(kata_vm *vm)
+{
+	if (vm->shared->drain && count_active(vm) == 0)
+		end_drain(vm);
+}
+
+static void drain_timed_out(void *user)
+{
+	kata_vm *vm = user;
+
+	vm->shared->drain_timer = NULL;
+	end_drain(vm);
+}
+
+static int begin_drain(kata_op *op, uint64_t limit_ms, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+	struct kata__vm_shared *s = vm->shared;
+	int rc;
+
+	if (count_active(vm) == 0)
+		return KATA__STEP_DONE;
+	end_drain(vm); /* of a destroy that failed while it waited */
+	if (limit_ms) {
+		rc = kata__timer_add(kata__context_loop(vm->ctx), kata__deadline_in_ms(limit_ms), drain_timed_out, vm,
+				     &s->drain_timer, err);
+		if (rc < 0)
+			return rc;
+	}
+	s->drain = kata_op_ref(op);
+	s->drain_token = kata__op_token(op);
+	return KATA__STEP_WAIT;
+}
+
+static void cancel_all(kata_vm *vm)
+{
+	kata_op **ops;
+	size_t n = 0;
+
+	kata__vm_lock(vm);
+	ops = calloc(vm->shared->active_count + 1, sizeof(*ops));
+	for (; ops && n < vm->shared->active_count; n++)
+		ops[n] = kata_op_ref(vm->shared->active[n]);
+	kata__vm_unlock(vm);
+	while (n-- > 0) {
+		kata_op_cancel(ops[n]);
+		kata_op_unref(ops[n]);
+	}
+	free(ops);
+}
+
+int kata__vm_step_cancel_operations(kata_op *op, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+
+	cancel_all(vm);
+	return begin_drain(op, DRAIN_MS, err);
+}
+
+int kata__vm_step_await_operations(kata_op *op, kata_error **err)
+{
+	return begin_drain(op, 0, err);
+}
+
+int kata__vm_step_remove_dir(kata_op *op, kata_error **err)
+{
+	return remove_dir(kata__vm_op_data(op)->vm, err);
+}
