@@ -13,6 +13,7 @@
 struct children;
 struct containers;
 struct device_waits;
+struct runtime;
 struct storages;
 
 struct guest {
@@ -21,6 +22,7 @@ struct guest {
 	struct rpc_handlers handlers;
 	struct device_waits *waits;
 	struct children *children;
+	struct runtime *runtime;
 	struct storages *storages;
 	struct containers *containers;
 	uint32_t hotplug_timeout_ms; /* agent.hotplug_timeout=SECONDS on the kernel's command line */
@@ -29,4 +31,10 @@ struct guest {
 /* Each fills in the handlers of its methods. */
 void service_health_register(struct guest *guest);
 void service_device_register(struct guest *guest);
+void service_container_register(struct guest *guest);
+void service_process_register(struct guest *guest);
+void service_sandbox_register(struct guest *guest);
+void service_network_register(struct guest *guest);
+/* Memory that is plugged is brought online as it appears. */
+int service_sandbox_begin(struct guest *guest, kata_error **err);
 #endif

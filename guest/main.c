@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "guest/boot.h"
 #include "guest/channel.h"
+#include "guest/container.h"
 #include "guest/device_wait.h"
 #include "guest/guest.h"
 #include "guest/kmsg.h"
@@ -65,16 +66,26 @@ static int guest_begin(struct guest *guest, kata_error **err)
 
 	service_health_register(guest);
 	service_device_register(guest);
+	service_container_register(guest);
+	service_process_register(guest);
+	service_sandbox_register(guest);
+	service_network_register(guest);
 	guest->handlers.user = guest;
 	guest->hotplug_timeout_ms = read_hotplug_timeout();
 	job = (struct module_job){.work = {.work = load_soon, .done = loaded_soon}, .guest = guest};
 	if ((rc = kata__loop_new(true, WORKERS, &guest->loop, err)) != 0 ||
 	    (rc = rpc_new(guest->loop, &guest->handlers, &guest->rpc, err)) != 0 ||
-	    (rc = device_waits_new(guest->loop, &guest->waits, err)) != 0)
+	    (rc = device_waits_new(guest->loop, &guest->waits, err)) != 0 ||
+	    (rc = children_new(guest->loop, &guest->children, err)) != 0 ||
+	    (rc = service_sandbox_begin(guest, err)) != 0 || (rc = containers_new(guest, &guest->containers, err)) != 0)
 		return rc;
 	modules_load_group("boot");
-	rc = channel_begin(guest, err);
-	return rc ? rc : kata__loop_work(guest->loop, &job.work, err);
+	if ((rc = channel_begin(guest, err)) != 0 ||
+	    (rc = runtime_new(guest->loop, guest->children, &guest->runtime, err)) != 0 ||
+	    (rc = storages_new(guest->loop, guest->waits, guest->runtime, guest->hotplug_timeout_ms, &guest->storages,
+			       err)) != 0)
+		return rc;
+	return kata__loop_work(guest->loop, &job.work, err);
 }
 
 static void run(struct guest *guest)
