@@ -68,7 +68,7 @@ KATA_API int kata_persistence_delete_sandbox(kata_persistence *persistence, cons
 KATA_API int kata_persistence_list_sandboxes(kata_persistence *persistence, char ***ret_ids, kata_error **err);
 KATA_API int kata_persistence_list_containers(kata_persistence *persistence, const char *sandbox_id, char ***ret_ids,
                                               kata_error **err);
-/* Which sandbox has this container: its id (caller frees). NOT_FOUND. */
+/* Which sandbox has this container: its id (caller frees). NOT_FOUND; EXISTS: containers of several sandboxes have that id. */
 KATA_API int kata_persistence_sandbox_of_container(kata_persistence *persistence, const char *container_id, char **ret_id,
                                                    kata_error **err);
 KATA_API void kata_string_list_free(char **list); /* accepts NULL */

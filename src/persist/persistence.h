@@ -10,14 +10,24 @@
 #include "op/context.h"
 #include "persist/record.h"
 
+#define KATA__PERSISTENCE_MAGIC UINT32_C(0x6b707273)
+
 struct kata_persistence {
 	uint32_t magic;
 	kata_context *ctx;
 	struct kata_persistence_ops ops; /* complete: defaults filled in */
 	void *self;
+	/* Ours only, else NULL: the record from its rows, without the way over JSON. */
+	int (*load_record)(void *self, const char *id, kata_record **ret, kata_error **err);
 };
 
+/* Every public function's first line: INVALID when it is none. */
+int kata__persistence_check(const kata_persistence *p, kata_error **err);
+
+/* FENCED when another owner's epoch is stored. All or nothing. */
 int kata__persistence_store(kata_persistence *p, const kata_record *record, kata_error **err);
+/* The record passed kata__record_check, and its epoch is the one that counts now. NOT_FOUND (also: only reserved), CORRUPT. */
 int kata__persistence_load(kata_persistence *p, const char *id, kata_record **ret, kata_error **err);
+/* Compare-and-set. Taking the epoch back to what it was leaves the row as it was. NOT_FOUND, FENCED. */
 int kata__persistence_set_epoch(kata_persistence *p, const char *id, uint64_t from, uint64_t to, kata_error **err);
 #endif

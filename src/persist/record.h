@@ -59,9 +59,16 @@ struct kata_record {
 	size_t process_count;
 };
 
+/*
+ * Who fills one: ids are unique in each list, each process is of a container in the list, a pid that is not 0 comes with its start
+ * time and boot_id, state is "running", "paused" or "released", numbers fit 63 bits. What breaks this is refused when it is read back.
+ */
 struct kata_record *kata__record_new(void);
 void kata__record_free(struct kata_record *record); /* accepts NULL and half-filled ones */
+/* INVALID: a text that is not UTF-8 or not the JSON it should be, a number past 63 bits. */
 int kata__record_to_json_object(const struct kata_record *record, json_t **ret, kata_error **err);
+/* The same as text (compact, keys sorted; caller frees). EXHAUSTED: longer than KATA__JSON_RECORD_MAX, which nobody would read back. */
+int kata__record_to_json_text(const struct kata_record *record, char **ret, kata_error **err);
 /* Strict: version, every field, counts (1024 devices, 4096 containers, 16384 processes), ids. CORRUPT, VERSION. */
 int kata__record_from_json(const char *text, size_t len, struct kata_record **ret, kata_error **err);
 #endif

@@ -1,0 +1,432 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The ops on SQLite but storing and loading: reservation, epoch, removal, lists; and what the others share. */
+#include "persist/sqlite.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "base/text.h"
+
+int kata__sqlite_enter(struct kata__sqlite *s, const char *operation, const char *subject, kata_error **err)
+{
+	if (pthread_mutex_lock(&s->lock) != 0)
+		return kata__fail(err, KATA_E_STATE, CALLER,
+				  "%s: called from inside a callback of SQLite during another call on this persistence",
+				  operation);
+	s->operation = operation;
+	s->subject = subject;
+	return 0;
+}
+
+void kata__sqlite_leave(struct kata__sqlite *s)
+{
+	s->subject = NULL;
+	pthread_mutex_unlock(&s->lock);
+}
+
+void kata__sqlite_bind_id(sqlite3_stmt *st, int at, const char *id)
+{
+	sqlite3_bind_text(st, at, id, -1, SQLITE_STATIC);
+}
+
+int kata__sqlite_run_for(struct kata__sqlite *s, int sql, const char *id, const char *table, kata_error **err)
+{
+	sqlite3_stmt *st = NULL;
+	int rc = kata__sqlite_prepare(s, sql, &st, err);
+
+	if (rc < 0)
+		return rc;
+	kata__sqlite_bind_id(st, 1, id);
+	rc = kata__sqlite_run(s, st, table, err);
+	sqlite3_clear_bindings(st);
+	return rc;
+}
+
+int kata__sqlite_head(struct kata__sqlite *s, const char *id, struct kata__head *ret, kata_error **err)
+{
+	sqlite3_stmt *st = NULL;
+	int rc = kata__sqlite_prepare(s, KATA__SQL_HEAD, &st, err);
+	int code;
+
+	if (rc < 0)
+		return rc;
+	kata__sqlite_bind_id(st, 1, id);
+	code = sqlite3_step(st);
+	if (code == SQLITE_ROW) {
+		ret->epoch = sqlite3_column_int64(st, 0);
+		ret->taken_pid = sqlite3_column_int64(st, 1);
+		ret->taken_at = sqlite3_column_int64(st, 2);
+		ret->reserved = sqlite3_column_int(st, 3);
+		for (int i = 0; i < KATA__NOUNS; i++)
+			ret->counts[i] = sqlite3_column_int64(st, 4 + i);
+	} else if (code == SQLITE_DONE) {
+		rc = kata__fail(err, KATA_E_NOT_FOUND, CALLER, "%s: there is no sandbox '%s' in %s", s->operation, id,
+				s->place);
+	} else {
+		rc = kata__sqlite_fail(s, code, "kata_sandboxes", err);
+	}
+	kata__sqlite_done(st);
+	return rc;
+}
+
+int kata__sqlite_fenced(struct kata__sqlite *s, const struct kata__head *h, uint64_t own, kata_error **err)
+{
+	char since[32] = "?";
+	time_t at = (time_t)h->taken_at;
+	struct tm tm;
+
+	if (gmtime_r(&at, &tm))
+		strftime(since, sizeof(since), "%Y-%m-%d %H:%M:%S UTC", &tm);
+	return kata__fail(
+		err, KATA_E_FENCED, CALLER,
+		"%s: sandbox '%s' is held by pid %lld since %s (epoch %lld, this handle has %llu): obtain it again",
+		s->operation, s->subject, (long long)h->taken_pid, since, (long long)h->epoch, (unsigned long long)own);
+}
+
+/* ---- reservation, epoch, removal ---- */
+
+static int reserve_id(struct kata__sqlite *s, const char *id, kata_error **err)
+{
+	sqlite3_int64 rowid = sqlite3_last_insert_rowid(s->db);
+	sqlite3_stmt *st = NULL;
+	int rc = kata__sqlite_prepare(s, KATA__SQL_RESERVE, &st, err);
+
+	if (rc < 0)
+		return rc;
+	kata__sqlite_bind_id(st, 1, id);
+	sqlite3_bind_int64(st, 2, kata__context_self(s->ctx)->pid);
+	sqlite3_bind_int64(st, 3, time(NULL));
+	rc = kata__sqlite_run(s, st, "kata_sandboxes", err);
+	sqlite3_clear_bindings(st);
+	sqlite3_set_last_insert_rowid(s->db, rowid);
+	if (rc == 0 && sqlite3_changes(s->db) == 0)
+		rc = kata__fail(err, KATA_E_EXISTS, CALLER,
+				"%s: sandbox '%s' is in %s already: choose another id or delete it", s->operation, id,
+				s->place);
+	return rc == 0 ? kata__schema_verify(s, err) : rc;
+}
+
+static int op_create_sandbox(void *self, const char *id, kata_error **err)
+{
+	struct kata__sqlite *s = self;
+	int rc = kata__sqlite_enter(s, "create", id, err);
+
+	if (rc < 0)
+		return rc;
+	rc = kata__schema_verify(s, err);
+	if (rc == 0)
+		rc = reserve_id(s, id, err);
+	kata__sqlite_leave(s);
+	return rc;
+}
+
+/* Who shall stand in the row as the holder: this process; when it gives an epoch back that it took, whoever stood there
+ * before. */
+static void next_holder(struct kata__sqlite *s, const char *id, uint64_t from, uint64_t to, int64_t *ret_pid,
+			int64_t *ret_since)
+{
+	struct kata__taken *t = &s->taken;
+
+	*ret_pid = kata__context_self(s->ctx)->pid;
+	*ret_since = time(NULL);
+	if (to < from && t->epoch == from && strcmp(t->id, id) == 0) {
+		*ret_pid = t->pid;
+		*ret_since = t->since;
+	}
+}
+
+static int write_epoch(struct kata__sqlite *s, const char *id, uint64_t from, uint64_t to, kata_error **err)
+{
+	sqlite3_stmt *st = NULL;
+	int64_t pid, since;
+	int rc = kata__sqlite_prepare(s, KATA__SQL_SET_EPOCH, &st, err);
+
+	if (rc < 0)
+		return rc;
+	next_holder(s, id, from, to, &pid, &since);
+	kata__sqlite_bind_id(st, 1, id);
+	sqlite3_bind_int64(st, 2, (int64_t)from);
+	sqlite3_bind_int64(st, 3, (int64_t)to);
+	sqlite3_bind_int64(st, 4, pid);
+	sqlite3_bind_int64(st, 5, since);
+	rc = kata__sqlite_run(s, st, "kata_sandboxes", err);
+	sqlite3_clear_bindings(st);
+	return rc;
+}
+
+/* The row is read for who held it until now; what decides is the UPDATE, which asks for `from` itself. */
+static int set_epoch(struct kata__sqlite *s, const char *id, uint64_t from, uint64_t to, kata_error **err)
+{
+	struct kata__head head = {0};
+	int rc = kata__sqlite_head(s, id, &head, err);
+
+	if (rc == 0 && (uint64_t)head.epoch != from)
+		rc = kata__sqlite_fenced(s, &head, from, err);
+	if (rc == 0)
+		rc = write_epoch(s, id, from, to, err);
+	if (rc == 0 && sqlite3_changes(s->db) == 0) {
+		rc = kata__sqlite_head(s, id, &head, err);
+		rc = rc < 0 ? rc : kata__sqlite_fenced(s, &head, from, err);
+	}
+	if (rc < 0)
+		return rc;
+	snprintf(s->taken.id, sizeof(s->taken.id), "%s", id);
+	s->taken.epoch = to;
+	s->taken.pid = head.taken_pid;
+	s->taken.since = head.taken_at;
+	return kata__schema_verify(s, err);
+}
+
+static int op_set_epoch(void *self, const char *id, uint64_t from, uint64_t to, kata_error **err)
+{
+	struct kata__sqlite *s = self;
+	int rc = kata__sqlite_enter(s, "set epoch of", id, err);
+
+	if (rc < 0)
+		return rc;
+	if (from > INT64_MAX || to > INT64_MAX)
+		rc = kata__fail(err, KATA_E_INVALID, CALLER, "epoch: is past 63 bits");
+	if (rc == 0)
+		rc = kata__schema_verify(s, err);
+	if (rc == 0)
+		rc = set_epoch(s, id, from, to, err);
+	kata__sqlite_leave(s);
+	return rc;
+}
+
+/* Rows below first: whether the foreign keys cascade is up to a PRAGMA that is not ours to set. */
+static int remove_rows(struct kata__sqlite *s, const char *id, kata_error **err)
+{
+	int rc = kata__sqlite_run_for(s, KATA__SQL_RESERVATION_DELETE, id, "kata_reservations", err);
+
+	for (int i = 0; rc == 0 && i < KATA__NOUNS; i++)
+		rc = kata__sqlite_run_for(s, KATA__SQL_OF(i, KATA__SQL_ROWS_DELETE), id, kata__nouns[i].table, err);
+	if (rc == 0)
+		rc = kata__sqlite_run_for(s, KATA__SQL_DELETE, id, "kata_sandboxes", err);
+	if (rc == 0 && sqlite3_changes(s->db) == 0)
+		rc = kata__fail(err, KATA_E_NOT_FOUND, CALLER, "%s: there is no sandbox '%s' in %s", s->operation, id,
+				s->place);
+	return rc == 0 ? kata__schema_verify(s, err) : rc;
+}
+
+static int op_remove(void *self, const char *id, kata_error **err)
+{
+	struct kata__sqlite *s = self;
+	int rc = kata__sqlite_enter(s, "delete", id, err);
+
+	if (rc < 0)
+		return rc;
+	rc = kata__schema_verify(s, err);
+	if (rc == 0)
+		rc = kata__sqlite_savepoint(s, err);
+	if (rc == 0) {
+		rc = remove_rows(s, id, err);
+		if (rc == 0)
+			rc = kata__sqlite_release(s, err);
+		if (rc < 0)
+			kata__sqlite_rollback(s);
+	}
+	kata__sqlite_leave(s);
+	return rc;
+}
+
+/* ---- lists ---- */
+
+/* An id from a row: TEXT of the form of an id, or CORRUPT. */
+static int take_id(struct kata__sqlite *s, sqlite3_stmt *st, const char *table, char **ret, kata_error **err)
+{
+	const char *id = (const char *)sqlite3_column_text(st, 0);
+
+	if (sqlite3_column_type(st, 0) != SQLITE_TEXT || !id || strlen(id) != (size_t)sqlite3_column_bytes(st, 0) ||
+	    !kata__id_is_valid(id))
+		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: %s has a row whose id is no id", s->operation,
+				  table);
+	*ret = strdup(id);
+	return *ret ? 0 : kata__fail_no_memory(err);
+}
+
+struct ids {
+	char **list;
+	size_t count, room;
+};
+
+static int add_id(struct ids *ids, char *take_id_, kata_error **err)
+{
+	if (ids->count + 1 >= ids->room) {
+		size_t room = ids->room ? 2 * ids->room : 16;
+		char **list = reallocarray(ids->list, room, sizeof(*list));
+
+		if (!list) {
+			free(take_id_);
+			return kata__fail_no_memory(err);
+		}
+		ids->list = list;
+		ids->room = room;
+	}
+	if (take_id_)
+		ids->list[ids->count++] = take_id_;
+	ids->list[ids->count] = NULL;
+	return 0;
+}
+
+static int collect(struct kata__sqlite *s, sqlite3_stmt *st, const char *table, struct ids *ids, kata_error **err)
+{
+	int rc = add_id(ids, NULL, err);
+	int code = SQLITE_ROW;
+
+	while (rc == 0) {
+		char *id = NULL;
+
+		code = sqlite3_step(st);
+		if (code != SQLITE_ROW)
+			break;
+		rc = take_id(s, st, table, &id, err);
+		if (rc == 0)
+			rc = add_id(ids, id, err);
+	}
+	return rc == 0 && code != SQLITE_DONE ? kata__sqlite_fail(s, code, table, err) : rc;
+}
+
+static int list(struct kata__sqlite *s, int sql, const char *table, const char *of, char ***ret, kata_error **err)
+{
+	struct ids ids = {0};
+	sqlite3_stmt *st = NULL;
+	int rc = kata__sqlite_enter(s, "list", of, err);
+
+	if (rc < 0)
+		return rc;
+	rc = kata__schema_verify(s, err);
+	if (rc == 0)
+		rc = kata__sqlite_prepare(s, sql, &st, err);
+	if (rc == 0 && of)
+		kata__sqlite_bind_id(st, 1, of);
+	if (rc == 0)
+		rc = collect(s, st, table, &ids, err);
+	kata__sqlite_done(st);
+	kata__sqlite_leave(s);
+	if (rc < 0) {
+		kata__strv_free(ids.list);
+		return rc;
+	}
+	*ret = ids.list;
+	return 0;
+}
+
+static int op_list_sandboxes(void *self, char ***ret_ids, kata_error **err)
+{
+	return list(self, KATA__SQL_LIST, "kata_sandboxes", NULL, ret_ids, err);
+}
+
+static int op_list_containers(void *self, const char *sandbox_id, char ***ret_ids, kata_error **err)
+{
+	int sql = sandbox_id ? KATA__SQL_LIST_CONTAINERS : KATA__SQL_LIST_ALL_CONTAINERS;
+
+	return list(self, sql, "kata_containers", sandbox_id, ret_ids, err);
+}
+
+static int find_sandbox(struct kata__sqlite *s, sqlite3_stmt *st, const char *container_id, char **ret_id,
+			kata_error **err)
+{
+	char *id = NULL;
+	int code = sqlite3_step(st);
+	int rc;
+
+	if (code == SQLITE_DONE)
+		return kata__fail(err, KATA_E_NOT_FOUND, CALLER, "%s: no sandbox in %s has a container '%s'",
+				  s->operation, s->place, container_id);
+	if (code != SQLITE_ROW)
+		return kata__sqlite_fail(s, code, "kata_containers", err);
+	rc = take_id(s, st, "kata_containers", &id, err);
+	if (rc < 0)
+		return rc;
+	code = sqlite3_step(st);
+	if (code == SQLITE_DONE) {
+		*ret_id = id;
+		return 0;
+	}
+	if (code == SQLITE_ROW)
+		rc = kata__fail(
+			err, KATA_E_EXISTS, CALLER,
+			"%s: several sandboxes have a container '%s', the first is '%s': list the containers of each",
+			s->operation, container_id, id);
+	else
+		rc = kata__sqlite_fail(s, code, "kata_containers", err);
+	free(id);
+	return rc;
+}
+
+static int op_sandbox_of_container(void *self, const char *container_id, char **ret_id, kata_error **err)
+{
+	struct kata__sqlite *s = self;
+	sqlite3_stmt *st = NULL;
+	int rc = kata__sqlite_enter(s, "find container", NULL, err);
+
+	if (rc < 0)
+		return rc;
+	rc = kata__schema_verify(s, err);
+	if (rc == 0)
+		rc = kata__sqlite_prepare(s, KATA__SQL_FIND_CONTAINER, &st, err);
+	if (rc == 0) {
+		kata__sqlite_bind_id(st, 1, container_id);
+		rc = find_sandbox(s, st, container_id, ret_id, err);
+	}
+	kata__sqlite_done(st);
+	kata__sqlite_leave(s);
+	return rc;
+}
+
+static int op_create_schema(void *self, kata_error **err)
+{
+	struct kata__sqlite *s = self;
+	int rc = kata__sqlite_enter(s, "create schema", NULL, err);
+
+	if (rc < 0)
+		return rc;
+	rc = kata__schema_create(s, err);
+	kata__sqlite_leave(s);
+	return rc;
+}
+
+static int op_load(void *self, const char *id, char **ret_json, uint64_t *ret_epoch, kata_error **err)
+{
+	kata_record *record = NULL;
+	int rc = kata__sqlite_load_record(self, id, &record, err);
+
+	if (rc < 0)
+		return rc;
+	rc = kata__record_to_json_text(record, ret_json, err);
+	if (rc == 0)
+		*ret_epoch = record->epoch;
+	kata__record_free(record);
+	return rc;
+}
+
+void kata__sqlite_free(void *self)
+{
+	struct kata__sqlite *s = self;
+
+	if (!s)
+		return;
+	kata__sqlite_finalize(s);
+	if (s->owned)
+		sqlite3_close(s->db);
+	pthread_mutex_destroy(&s->lock);
+	free(s->place);
+	free(s->quoted);
+	free(s);
+}
+
+const kata_persistence_ops kata__sqlite_ops = {
+	.size = sizeof(kata_persistence_ops),
+	.name = "sqlite",
+	.create_schema = op_create_schema,
+	.create_sandbox = op_create_sandbox,
+	.store = kata__sqlite_store,
+	.load = op_load,
+	.set_epoch = op_set_epoch,
+	.remove = op_remove,
+	.list_sandboxes = op_list_sandboxes,
+	.list_containers = op_list_containers,
+	.sandbox_of_container = op_sandbox_of_container,
+	.free = kata__sqlite_free,
+};

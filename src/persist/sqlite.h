@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KATA_PERSIST_SQLITE_H
+#define KATA_PERSIST_SQLITE_H
+/*
+ * kata_persistence on SQLite, the parts that its files share.
+ *
+ *   sqlite_open.c   the two constructors: a file of ours, the caller's handle
+ *   sqlite.c        the small ops: reservation, epoch, removal, lists
+ *   sqlite_store.c  a record to rows
+ *   sqlite_load.c   rows to a record
+ *   statements.c    the SQL, prepared when first needed and kept
+ *   schema.c        tables: made, migrated, checked against what we would have made
+ *   sqlite_error.c  SQLite's codes to kata_error
+ *
+ * Invariants. 1. On a borrowed handle nothing is run but SELECT, INSERT, UPDATE, DELETE, CREATE on kata_ tables and our one
+ * savepoint; no PRAGMA, no BEGIN, COMMIT or ROLLBACK, no hook, no busy handler. 2. After each call every statement is reset with its bindings
+ * cleared, the savepoint is gone, last_insert_rowid is what it was. 3. No statement writes before the schema was found to be ours.
+ */
+#include <pthread.h>
+#include <sqlite3.h>
+
+#include "persist/fields.h"
+#include "persist/persistence.h"
+
+/* Statements by number: the fixed ones, then four for each noun. */
+enum kata__sql {
+	KATA__SQL_SAVEPOINT,
+	KATA__SQL_RELEASE,
+	KATA__SQL_ROLLBACK_TO,
+	KATA__SQL_RESERVE,             /* ?1 id, ?2 pid, ?3 now */
+	KATA__SQL_HEAD,                /* ?1 id; see struct kata__head */
+	KATA__SQL_UPDATE_SAME,         /* the sandbox's row where epoch and counts are unchanged */
+	KATA__SQL_UPDATE,              /* the same with both */
+	KATA__SQL_INSERT,
+	KATA__SQL_LOAD,
+	KATA__SQL_DELETE,              /* ?1 id */
+	KATA__SQL_LIST,
+	KATA__SQL_SET_EPOCH,           /* ?1 id, ?2 from, ?3 to, ?4 pid, ?5 since */
+	KATA__SQL_RESERVATION_INSERT,  /* ?1 kind, ?2 value, ?3 sandbox, ?4 device */
+	KATA__SQL_RESERVATION_DELETE,  /* ?1 sandbox */
+	KATA__SQL_LIST_ALL_CONTAINERS,
+	KATA__SQL_LIST_CONTAINERS,     /* ?1 sandbox */
+	KATA__SQL_FIND_CONTAINER,      /* ?1 container */
+	KATA__SQL_FIXED
+};
+enum kata__noun_sql { KATA__SQL_ROW_INSERT, KATA__SQL_ROW_UPDATE, KATA__SQL_ROWS_DELETE, KATA__SQL_ROWS_LOAD, KATA__SQL_PER_NOUN };
+#define KATA__SQL_COUNT (KATA__SQL_FIXED + KATA__NOUNS * KATA__SQL_PER_NOUN)
+#define KATA__SQL_OF(noun, which) (KATA__SQL_FIXED + (int)(noun) * KATA__SQL_PER_NOUN + (which))
+
+/* Who took an epoch, so that taking it back restores the row exactly. */
+struct kata__taken {
+	char id[65];
+	uint64_t epoch; /* that was taken; 0: nothing remembered */
+	int64_t pid, since;
+};
+
+struct kata__sqlite {
+	kata_context *ctx;
+	sqlite3 *db;
+	bool owned;             /* our own connection, in a file of ours */
+	char *quoted;           /* "\"main\"" */
+	char *place;            /* "schema 'main'" or "'/var/lib/x.db'", for messages */
+	pthread_mutex_t lock;   /* around each op; error-checking, so that a call from inside SQLite's callbacks is refused */
+	bool verified;          /* the schema was seen to be ours, and no statement was prepared anew since */
+	sqlite3_stmt *statements[KATA__SQL_COUNT];
+	struct kata__taken taken;
+	const char *operation;  /* "store", for messages */
+	const char *subject;    /* id of the sandbox, or NULL */
+};
+
+/* Takes the lock and notes what is done, for messages; STATE when called from inside itself. */
+int kata__sqlite_enter(struct kata__sqlite *s, const char *operation, const char *subject, kata_error **err);
+void kata__sqlite_leave(struct kata__sqlite *s);
+
+/* A failed SQLite call as kata_error: reads the handle's message, so it comes before anything else on the handle. `table`
+ * may be NULL. An error that looks like missing tables is diagnosed. */
+int kata__sqlite_fail(struct kata__sqlite *s, int code, const char *table, kata_error **err);
+/* The same without diagnosis, for handles that are not open yet. `what` is the whole beginning of the message. */
+int kata__sqlite_fail_plain(sqlite3 *db, int code, const char *what, kata_error **err);
+
+/* statements.c. Prepares at the first call. The statement is reset and unbound. */
+int kata__sqlite_prepare(struct kata__sqlite *s, int sql, sqlite3_stmt **ret, kata_error **err);
+/* Ends a use: reset and bindings cleared. NULL is fine. */
+void kata__sqlite_done(sqlite3_stmt *st);
+/* Steps a statement that gives no row. */
+int kata__sqlite_run(struct kata__sqlite *s, sqlite3_stmt *st, const char *table, kata_error **err);
+/* prepare + run + done of one without parameters. */
+int kata__sqlite_exec(struct kata__sqlite *s, int sql, kata_error **err);
+/* Prepares and runs a text in which '@' stands for the quoted schema. */
+int kata__sqlite_exec_text(struct kata__sqlite *s, const char *text, const char *table, kata_error **err);
+/* The text with '@' replaced; caller frees; NULL when out of memory. */
+char *kata__sqlite_expand(const struct kata__sqlite *s, const char *text);
+/* True when SQLite prepared any statement anew since the last call: the schema changed under us. */
+bool kata__sqlite_schema_changed(struct kata__sqlite *s);
+void kata__sqlite_finalize(struct kata__sqlite *s);
+
+/* All that follows is undone by _abort, kept by _commit. */
+int kata__sqlite_savepoint(struct kata__sqlite *s, kata_error **err);
+int kata__sqlite_release(struct kata__sqlite *s, kata_error **err);
+void kata__sqlite_rollback(struct kata__sqlite *s);
+
+/* schema.c */
+struct kata__migration {
+	int version; /* of the schema once it has run */
+	int (*run)(struct kata__sqlite *s, kata_error **err);
+};
+/* What stands in the file: 0 no tables of ours, else their version. CORRUPT: something of our names that is not ours. */
+int kata__schema_probe(struct kata__sqlite *s, int64_t *ret_version, kata_error **err);
+/* Usable as it is: STATE (no tables), VERSION, CORRUPT. Remembered until the schema changes. */
+int kata__schema_verify(struct kata__sqlite *s, kata_error **err);
+int kata__schema_create(struct kata__sqlite *s, kata_error **err);
+/* Runs what is above `from`, each followed by its version number. Within the caller's savepoint. */
+int kata__schema_migrate(struct kata__sqlite *s, int64_t from, const struct kata__migration *migrations, size_t count,
+                         kata_error **err);
+
+/* sqlite.c, sqlite_store.c, sqlite_load.c */
+extern const kata_persistence_ops kata__sqlite_ops;
+int kata__sqlite_store(void *self, const kata_record *record, kata_error **err);
+int kata__sqlite_load_record(void *self, const char *id, kata_record **ret, kata_error **err);
+void kata__sqlite_free(void *self);
+
+/* What the row of a sandbox says before its own fields. */
+struct kata__head {
+	int64_t epoch;
+	int64_t taken_pid, taken_at;
+	bool reserved; /* never stored */
+	int64_t counts[KATA__NOUNS];
+};
+/* The text is not copied: it outlives the use. */
+void kata__sqlite_bind_id(sqlite3_stmt *st, int at, const char *id);
+/* Runs a statement whose one parameter is a sandbox's id. */
+int kata__sqlite_run_for(struct kata__sqlite *s, int sql, const char *id, const char *table, kata_error **err);
+/* FENCED, naming who holds the sandbox and since when. */
+int kata__sqlite_fenced(struct kata__sqlite *s, const struct kata__head *h, uint64_t own, kata_error **err);
+/* NOT_FOUND. */
+int kata__sqlite_head(struct kata__sqlite *s, const char *id, struct kata__head *ret, kata_error **err);
+#endif

@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Storing, made for the common case: a sandbox that was stored before with as many storages, NICs, containers and
+ * processes as now. That is one UPDATE a row, nothing else. The sandbox's row keeps its epoch and the number of rows
+ * below it; the UPDATE of that row asks for both, so when it hits, the owner is right and the counts are known. A row
+ * below that its UPDATE does not find is inserted; when fewer were found than there had been, something went away, and
+ * the rows of that table are written afresh.
+ */
+#include <string.h>
+#include <time.h>
+
+#include "persist/sqlite.h"
+
+/* ---- binding ---- */
+
+static int bind_failed(struct kata__sqlite *s, const char *table, const char *field, const char *why, kata_error **err)
+{
+	return kata__fail(err, KATA_E_INVALID, CALLER, "%s sandbox '%s': %s.%s: %s", s->operation,
+			  s->subject ? s->subject : "", table, field, why);
+}
+
+/* What would be refused when read back is refused here. The record outlives the statement's use, so nothing is copied.
+ */
+static int bind_field(struct kata__sqlite *s, sqlite3_stmt *st, int at, const struct kata__noun *n,
+		      const struct kata__field *f, const void *row, kata_error **err)
+{
+	int64_t v;
+	int code;
+
+	if (kata__field_is_text(f)) {
+		const char *text = kata__field_get_text(f, row);
+		size_t len = text ? strlen(text) : 0;
+
+		if (!text && f->required)
+			return bind_failed(s, n->table, f->name, "is missing", err);
+		if (len > KATA__FIELD_TEXT_MAX)
+			return bind_failed(s, n->table, f->name, "is longer than 1 MiB", err);
+		if (!kata__text_is_clean(text, len))
+			return bind_failed(s, n->table, f->name, "is not UTF-8", err);
+		code = sqlite3_bind_text(st, at, text, (int)len, SQLITE_STATIC);
+	} else {
+		v = kata__field_get_int(f, row);
+		if (v < f->min || v > f->max)
+			return bind_failed(s, n->table, f->name, "is out of range", err);
+		code = sqlite3_bind_int64(st, at, v);
+	}
+	return code == SQLITE_OK ? 0 : kata__sqlite_fail(s, code, n->table, err);
+}
+
+static int bind_fields(struct kata__sqlite *s, sqlite3_stmt *st, int from, const struct kata__noun *n, const void *row,
+		       kata_error **err)
+{
+	for (size_t i = 0; i < n->field_count; i++) {
+		int rc = bind_field(s, st, from + (int)i, n, &n->fields[i], row, err);
+
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+/* ---- the sandbox's row ---- */
+
+/* One of the three statements that write the row. *ret_hits: rows written, 0 or 1. */
+static int write_sandbox(struct kata__sqlite *s, int sql, const struct kata_record *record, int *ret_hits,
+			 kata_error **err)
+{
+	const struct kata__noun *n = &kata__sandbox_noun;
+	int at = (int)n->field_count + 1;
+	sqlite3_stmt *st = NULL;
+	int rc = kata__sqlite_prepare(s, sql, &st, err);
+
+	if (rc < 0)
+		return rc;
+	rc = bind_fields(s, st, 1, n, record, err);
+	if (rc == 0) {
+		sqlite3_bind_int64(st, at, time(NULL));
+		for (int i = 0; i < KATA__NOUNS; i++)
+			sqlite3_bind_int64(st, at + 1 + i, (int64_t)kata__noun_count(&kata__nouns[i], record));
+		rc = kata__sqlite_run(s, st, n->table, err);
+	}
+	sqlite3_clear_bindings(st);
+	*ret_hits = rc == 0 ? sqlite3_changes(s->db) : 0;
+	return rc;
+}
+
+/* The row, whatever stands there; counts[] become how many rows below it there are, as far as the row knows. */
+static int put_sandbox(struct kata__sqlite *s, const struct kata_record *record, int64_t counts[KATA__NOUNS],
+		       kata_error **err)
+{
+	struct kata__head head = {0};
+	int hits = 0;
+	int rc = write_sandbox(s, KATA__SQL_UPDATE_SAME, record, &hits, err);
+
+	if (rc < 0 || hits) {
+		for (int i = 0; i < KATA__NOUNS; i++)
+			counts[i] = (int64_t)kata__noun_count(&kata__nouns[i], record);
+		return rc;
+	}
+	rc = write_sandbox(s, KATA__SQL_INSERT, record, &hits, err);
+	if (rc < 0 || hits) {
+		memset(counts, 0, sizeof(int64_t) * KATA__NOUNS);
+		return rc;
+	}
+	rc = kata__sqlite_head(s, record->id, &head, err);
+	if (rc < 0)
+		return rc;
+	if ((uint64_t)head.epoch > record->epoch)
+		return kata__sqlite_fenced(s, &head, record->epoch, err);
+	memcpy(counts, head.counts, sizeof(head.counts));
+	return write_sandbox(s, KATA__SQL_UPDATE, record, &hits, err);
+}
+
+/* ---- the rows below it ---- */
+
+static int write_row(struct kata__sqlite *s, sqlite3_stmt *st, const struct kata__noun *n,
+		     const struct kata_record *record, size_t index, kata_error **err)
+{
+	int rc = bind_fields(s, st, 3, n, kata__noun_row(n, record, index), err);
+
+	if (rc < 0)
+		return rc;
+	kata__sqlite_bind_id(st, 1, record->id);
+	sqlite3_bind_int64(st, 2, (int64_t)index);
+	return kata__sqlite_run(s, st, n->table, err);
+}
+
+static int insert_rows(struct kata__sqlite *s, int noun, const struct kata_record *record, kata_error **err)
+{
+	const struct kata__noun *n = &kata__nouns[noun];
+	sqlite3_stmt *st = NULL;
+	int rc = kata__sqlite_prepare(s, KATA__SQL_OF(noun, KATA__SQL_ROW_INSERT), &st, err);
+
+	for (size_t i = 0; rc == 0 && i < kata__noun_count(n, record); i++)
+		rc = write_row(s, st, n, record, i, err);
+	kata__sqlite_done(st);
+	return rc;
+}
+
+/* *ret_hits: how many were there already; the others are inserted. */
+static int update_rows(struct kata__sqlite *s, int noun, const struct kata_record *record, int64_t *ret_hits,
+		       kata_error **err)
+{
+	const struct kata__noun *n = &kata__nouns[noun];
+	sqlite3_stmt *update = NULL, *insert = NULL;
+	int rc = kata__sqlite_prepare(s, KATA__SQL_OF(noun, KATA__SQL_ROW_UPDATE), &update, err);
+
+	for (size_t i = 0; rc == 0 && i < kata__noun_count(n, record); i++) {
+		rc = write_row(s, update, n, record, i, err);
+		if (rc < 0 || sqlite3_changes(s->db) > 0) {
+			*ret_hits += rc == 0;
+			continue;
+		}
+		if (!insert)
+			rc = kata__sqlite_prepare(s, KATA__SQL_OF(noun, KATA__SQL_ROW_INSERT), &insert, err);
+		if (rc == 0)
+			rc = write_row(s, insert, n, record, i, err);
+	}
+	kata__sqlite_done(update);
+	kata__sqlite_done(insert);
+	return rc;
+}
+
+static int reserve(struct kata__sqlite *s, sqlite3_stmt *st, const char *kind, const char *value,
+		   const struct kata_record *record, const char *device, kata_error **err)
+{
+	if (!value)
+		return 0;
+	kata__sqlite_bind_id(st, 1, kind);
+	kata__sqlite_bind_id(st, 2, value);
+	kata__sqlite_bind_id(st, 3, record->id);
+	kata__sqlite_bind_id(st, 4, device);
+	return kata__sqlite_run(s, st, "kata_reservations", err);
+}
+
+static int put_reservations(struct kata__sqlite *s, const struct kata_record *record, kata_error **err)
+{
+	sqlite3_stmt *st = NULL;
+	int rc = kata__sqlite_run_for(s, KATA__SQL_RESERVATION_DELETE, record->id, "kata_reservations", err);
+
+	if (rc == 0)
+		rc = kata__sqlite_prepare(s, KATA__SQL_RESERVATION_INSERT, &st, err);
+	for (size_t i = 0; rc == 0 && i < record->nic_count; i++) {
+		const struct kata__record_nic *nic = &record->nics[i];
+
+		rc = reserve(s, st, "mac", nic->mac, record, nic->id, err);
+		if (rc == 0)
+			rc = reserve(s, st, "tap", nic->tap_name, record, nic->id, err);
+	}
+	kata__sqlite_done(st);
+	return rc;
+}
+
+/* `before`: how many rows there were. When all of those were found again, none is left over; else the table's rows of
+ * this sandbox are written afresh. Reservations follow from the NICs, whose UPDATE asks for the same MAC and tap. */
+static int put_rows(struct kata__sqlite *s, int noun, const struct kata_record *record, int64_t before,
+		    kata_error **err)
+{
+	const struct kata__noun *n = &kata__nouns[noun];
+	int64_t count = (int64_t)kata__noun_count(n, record), hits = 0;
+	int rc = 0;
+
+	if (before == 0 && count == 0)
+		return 0;
+	if (before > 0 && before <= count)
+		rc = update_rows(s, noun, record, &hits, err);
+	if (rc < 0 || (hits == before && hits == count))
+		return rc;
+	if (hits != before)
+		rc = kata__sqlite_run_for(s, KATA__SQL_OF(noun, KATA__SQL_ROWS_DELETE), record->id, n->table, err);
+	if (rc == 0 && (hits != before || before == 0))
+		rc = insert_rows(s, noun, record, err);
+	if (rc == 0 && noun == KATA__NOUN_NIC)
+		rc = put_reservations(s, record, err);
+	return rc;
+}
+
+static int put_all(struct kata__sqlite *s, const struct kata_record *record, kata_error **err)
+{
+	int64_t counts[KATA__NOUNS];
+	int rc = put_sandbox(s, record, counts, err);
+
+	for (int i = 0; rc == 0 && i < KATA__NOUNS; i++)
+		rc = put_rows(s, i, record, counts[i], err);
+	return rc == 0 ? kata__schema_verify(s, err) : rc;
+}
+
+/* Runs fn under the savepoint. */
+static int all_or_nothing(struct kata__sqlite *s,
+			  int (*fn)(struct kata__sqlite *, const struct kata_record *, kata_error **),
+			  const struct kata_record *record, kata_error **err)
+{
+	int rc = kata__sqlite_savepoint(s, err);
+
+	if (rc < 0)
+		return rc;
+	rc = fn(s, record, err);
+	if (rc == 0)
+		rc = kata__sqlite_release(s, err);
+	if (rc < 0)
+		kata__sqlite_rollback(s);
+	return rc;
+}
+
+/* A sandbox with nothing below it, now and before: one statement, which needs no savepoint. *ret_done says whether that
+ * was so. */
+static int put_bare(struct kata__sqlite *s, const struct kata_record *record, bool *ret_done, kata_error **err)
+{
+	int hits = 0;
+	int rc;
+
+	for (int i = 0; i < KATA__NOUNS; i++)
+		if (kata__noun_count(&kata__nouns[i], record) != 0)
+			return 0;
+	rc = write_sandbox(s, KATA__SQL_UPDATE_SAME, record, &hits, err);
+	if (rc == 0 && hits == 0)
+		rc = write_sandbox(s, KATA__SQL_INSERT, record, &hits, err);
+	*ret_done = rc == 0 && hits;
+	return rc == 0 && hits ? kata__schema_verify(s, err) : rc;
+}
+
+int kata__sqlite_store(void *self, const kata_record *record, kata_error **err)
+{
+	struct kata__sqlite *s = self;
+	sqlite3_int64 rowid;
+	bool done = false;
+	int rc = kata__sqlite_enter(s, "store", record->id, err);
+
+	if (rc < 0)
+		return rc;
+	rowid = sqlite3_last_insert_rowid(s->db);
+	rc = kata__schema_verify(s, err);
+	if (rc == 0)
+		rc = put_bare(s, record, &done, err);
+	if (rc == 0 && !done)
+		rc = all_or_nothing(s, put_all, record, err);
+	sqlite3_set_last_insert_rowid(s->db, rowid);
+	kata__sqlite_leave(s);
+	return rc;
+}
