@@ -4,10 +4,12 @@
  *
  *     tour first  GUEST_DIR WORK_DIR [--json] [--state-dir DIR]
  *     tour second GUEST_DIR WORK_DIR [--json] [--state-dir DIR]
+ *     tour sweep  GUEST_DIR WORK_DIR [--json] [--state-dir DIR]
  *
  * `first` builds a VM, plugs disks and NICs while it boots and side by side, runs containers, commits its own row and
  * the sandbox in one SQLite transaction, lets go and ends. `second` is another process: it takes the sandbox over from
- * the database, goes on where the first stopped, and takes everything down. ./demo runs both.
+ * the database, goes on where the first stopped, and takes everything down. `sweep` removes what an
+ * interrupted tour left behind. ./demo runs all three.
  */
 #include <kata/kata.h>
 
@@ -633,6 +635,23 @@ static int second(struct tour *t)
 	return take_down(t) || show_nothing_left(t, pid) ? -1 : 0;
 }
 
+static int sweep(struct tour *t)
+{
+	kata_context_options o = KATA_CONTEXT_OPTIONS_INIT;
+	kata_recover_report *report = NULL;
+
+	o.state_dir = t->state_dir;
+	if (ok(t, "making a context", kata_context_new(&o, &t->ctx, &t->err)) ||
+	    ok(t, "sweeping", kata_recover(t->ctx, NULL, KATA_RECOVER_APPLY, &report, &t->err)))
+		return -1;
+	for (size_t i = 0; i < kata_recover_report_get_count(report); i++)
+		show_line("%s: %s: %s", kata_recover_report_get_vm_id(report, i),
+		          kata_recover_verdict_get_name(kata_recover_report_get_verdict(report, i)),
+		          kata_recover_report_get_text(report, i));
+	kata_recover_report_free(report);
+	return 0;
+}
+
 static void clean_up(struct tour *t)
 {
 	if (t->sandbox && kata_sandbox_get_state(t->sandbox) != KATA_SANDBOX_RELEASED)
@@ -651,7 +670,7 @@ static void clean_up(struct tour *t)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: tour first|second GUEST_DIR WORK_DIR [--json] [--state-dir DIR]\n");
+	fprintf(stderr, "usage: tour first|second|sweep GUEST_DIR WORK_DIR [--json] [--state-dir DIR]\n");
 	return 2;
 }
 
@@ -681,6 +700,8 @@ int main(int argc, char **argv)
 		rc = first(&t);
 	else if (strcmp(argv[1], "second") == 0)
 		rc = second(&t);
+	else if (strcmp(argv[1], "sweep") == 0)
+		rc = sweep(&t);
 	else
 		return usage();
 	if (rc && t.err)
