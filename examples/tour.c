@@ -646,8 +646,8 @@ static int sweep(struct tour *t)
 		return -1;
 	for (size_t i = 0; i < kata_recover_report_get_count(report); i++)
 		show_line("%s: %s: %s", kata_recover_report_get_vm_id(report, i),
-		          kata_recover_verdict_get_name(kata_recover_report_get_verdict(report, i)),
-		          kata_recover_report_get_text(report, i));
+			  kata_recover_verdict_get_name(kata_recover_report_get_verdict(report, i)),
+			  kata_recover_report_get_text(report, i));
 	kata_recover_report_free(report);
 	return 0;
 }

@@ -7,9 +7,10 @@
  *   CONNECTING --> CONNECTED --release--> RELEASED
  *                      \__ connection lost, or the guest ended --> LOST
  *
- * Every call has a deadline, for sending as for the answer. Any number of calls (4096 a connection) may be in flight; answers come in any order.
- * Security: the guest is hostile. Its answers are capped (4 MiB a message), parsed before use, and texts from it are
- * cleaned before they reach an error. An agent that stays silent costs the caller one deadline.
+ * Every call has a deadline, for sending as for the answer. Any number of calls (4096 a connection) may be in flight;
+ * answers come in any order. Security: the guest is hostile. Its answers are capped (4 MiB a message), parsed before
+ * use, and texts from it are cleaned before they reach an error. An agent that stays silent costs the caller one
+ * deadline.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -36,7 +37,10 @@ typedef struct kata_agent_config {
 	size_t size;                    /* sizeof(kata_agent_config) */
 	kata_agent_transport transport; /* decides which device the machine gets */
 } kata_agent_config;
-#define KATA_AGENT_CONFIG_INIT { sizeof(kata_agent_config), KATA_AGENT_AUTO }
+#define KATA_AGENT_CONFIG_INIT                                                                                         \
+	{                                                                                                              \
+		sizeof(kata_agent_config), KATA_AGENT_AUTO                                                             \
+	}
 
 typedef enum kata_agent_state {
 	KATA_AGENT_CONNECTING = 0,
@@ -51,56 +55,57 @@ KATA_API int kata_agent_builder_new_direct(kata_context *context, kata_agent_bui
 KATA_API void kata_agent_builder_free(kata_agent_builder *builder); /* accepts NULL */
 
 /*
- * Connects to the agent of a started VM and waits until it answers, so until the guest has booted. `released_json` NULL, or what
- * kata_agent_release() of an earlier connection gave (hostile input; CORRUPT, VERSION).
- * VM states: RUNNING. Returns TIMEOUT (the error has the console's tail), GONE (the VM ended meanwhile), BUSY (the VM has an
- * agent connection already).
- * The begin form sets *ret_agent at once (CONNECTING); use it after the op has succeeded.
+ * Connects to the agent of a started VM and waits until it answers, so until the guest has booted. `released_json`
+ * NULL, or what kata_agent_release() of an earlier connection gave (hostile input; CORRUPT, VERSION). VM states:
+ * RUNNING. Returns TIMEOUT (the error has the console's tail), GONE (the VM ended meanwhile), BUSY (the VM has an agent
+ * connection already). The begin form sets *ret_agent at once (CONNECTING); use it after the op has succeeded.
  */
 KATA_API int kata_agent_builder_build(kata_agent_builder *builder, kata_vm *vm, const char *released_json,
-                                      const kata_op_options *options, kata_agent **ret_agent, kata_error **err);
+				      const kata_op_options *options, kata_agent **ret_agent, kata_error **err);
 KATA_API int kata_agent_builder_build_begin(kata_agent_builder *builder, kata_vm *vm, const char *released_json,
-                                            const kata_op_options *options, kata_agent **ret_agent, kata_op **ret_op,
-                                            kata_error **err);
+					    const kata_op_options *options, kata_agent **ret_agent, kata_op **ret_op,
+					    kata_error **err);
 
 KATA_API kata_agent *kata_agent_ref(kata_agent *agent);
 KATA_API void kata_agent_unref(kata_agent *agent); /* accepts NULL; the last one closes the connection */
 KATA_API kata_agent_state kata_agent_get_state(const kata_agent *agent);
 /* What the agent said of itself at the handshake; borrowed, cleaned; "" when unknown. */
 KATA_API const char *kata_agent_get_version(const kata_agent *agent);
-/* True where the guest has the service "kata.Guest" (docs/guest.md): devices can be awaited and taken offline by call. */
+/* True where the guest has the service "kata.Guest" (docs/guest.md): devices can be awaited and taken offline by call.
+ */
 KATA_API bool kata_agent_has_guest_service(const kata_agent *agent);
-/* Closes the connection; calls in flight end with CANCELLED; *ret_json (caller frees) continues it elsewhere. States: CONNECTED. */
+/* Closes the connection; calls in flight end with CANCELLED; *ret_json (caller frees) continues it elsewhere. States:
+ * CONNECTED. */
 KATA_API int kata_agent_release(kata_agent *agent, char **ret_json, kata_error **err);
 
 /* ---- calls ---- */
 
 typedef enum kata_agent_method {
 	KATA_AGENT_CHECK = 0,
-	KATA_AGENT_VERSION,           /* reply: text */
-	KATA_AGENT_CREATE_SANDBOX,    /* sandbox_id, hostname, dns, storages */
-	KATA_AGENT_DESTROY_SANDBOX,   /* the guest powers off; a closed connection is success */
-	KATA_AGENT_UPDATE_INTERFACE,  /* interface */
-	KATA_AGENT_UPDATE_ROUTES,     /* routes */
-	KATA_AGENT_AWAIT_DEVICE,      /* device_kind, device_address; reply: text (name in the guest), size_bytes */
-	KATA_AGENT_OFFLINE_DEVICE,    /* device_kind, device_address */
-	KATA_AGENT_CREATE_CONTAINER,  /* container_id, json (OCI spec), storages */
-	KATA_AGENT_START_CONTAINER,   /* container_id */
-	KATA_AGENT_REMOVE_CONTAINER,  /* container_id */
-	KATA_AGENT_EXEC_PROCESS,      /* container_id, exec_id, json (OCI process) */
-	KATA_AGENT_SIGNAL_PROCESS,    /* container_id, exec_id (NULL: all), signal */
-	KATA_AGENT_WAIT_PROCESS,      /* container_id, exec_id; reply: exit_status (code, or 128+signal) */
-	KATA_AGENT_STATS_CONTAINER,   /* container_id; reply: stats */
-	KATA_AGENT_PAUSE_CONTAINER,   /* container_id */
-	KATA_AGENT_RESUME_CONTAINER,  /* container_id */
-	KATA_AGENT_WRITE_STDIN,       /* container_id, exec_id, data */
-	KATA_AGENT_CLOSE_STDIN,       /* container_id, exec_id */
-	KATA_AGENT_READ_STDOUT,       /* container_id, exec_id, max_length; reply: data (none: end of file) */
-	KATA_AGENT_READ_STDERR,       /* likewise */
-	KATA_AGENT_TTY_WIN_RESIZE,    /* container_id, exec_id, rows, columns */
-	KATA_AGENT_SET_TIME,          /* seconds, microseconds */
-	KATA_AGENT_RESEED,            /* data: random bytes */
-	KATA_AGENT_ONLINE_CPU_MEM,    /* cpus: how many are to be online in all */
+	KATA_AGENT_VERSION,          /* reply: text */
+	KATA_AGENT_CREATE_SANDBOX,   /* sandbox_id, hostname, dns, storages */
+	KATA_AGENT_DESTROY_SANDBOX,  /* the guest powers off; a closed connection is success */
+	KATA_AGENT_UPDATE_INTERFACE, /* interface */
+	KATA_AGENT_UPDATE_ROUTES,    /* routes */
+	KATA_AGENT_AWAIT_DEVICE,     /* device_kind, device_address; reply: text (name in the guest), size_bytes */
+	KATA_AGENT_OFFLINE_DEVICE,   /* device_kind, device_address */
+	KATA_AGENT_CREATE_CONTAINER, /* container_id, json (OCI spec), storages */
+	KATA_AGENT_START_CONTAINER,  /* container_id */
+	KATA_AGENT_REMOVE_CONTAINER, /* container_id */
+	KATA_AGENT_EXEC_PROCESS,     /* container_id, exec_id, json (OCI process) */
+	KATA_AGENT_SIGNAL_PROCESS,   /* container_id, exec_id (NULL: all), signal */
+	KATA_AGENT_WAIT_PROCESS,     /* container_id, exec_id; reply: exit_status (code, or 128+signal) */
+	KATA_AGENT_STATS_CONTAINER,  /* container_id; reply: stats */
+	KATA_AGENT_PAUSE_CONTAINER,  /* container_id */
+	KATA_AGENT_RESUME_CONTAINER, /* container_id */
+	KATA_AGENT_WRITE_STDIN,      /* container_id, exec_id, data */
+	KATA_AGENT_CLOSE_STDIN,      /* container_id, exec_id */
+	KATA_AGENT_READ_STDOUT,      /* container_id, exec_id, max_length; reply: data (none: end of file) */
+	KATA_AGENT_READ_STDERR,      /* likewise */
+	KATA_AGENT_TTY_WIN_RESIZE,   /* container_id, exec_id, rows, columns */
+	KATA_AGENT_SET_TIME,         /* seconds, microseconds */
+	KATA_AGENT_RESEED,           /* data: random bytes */
+	KATA_AGENT_ONLINE_CPU_MEM,   /* cpus: how many are to be online in all */
 	KATA_AGENT_METHOD_COUNT
 } kata_agent_method;
 /* "CreateSandbox", ...: the method's name on the wire. */
@@ -111,15 +116,15 @@ typedef struct kata_agent_storage {
 	const char *driver; /* "blk", "scsi", "ephemeral", ... (agent-protocols: Storage.driver) */
 	const char *source; /* PCI path, SCSI address, ... */
 	const char *fstype;
-	const char *mount_point;      /* absolute, in the guest */
-	const char *const *options;   /* NULL-terminated or NULL */
+	const char *mount_point;    /* absolute, in the guest */
+	const char *const *options; /* NULL-terminated or NULL */
 } kata_agent_storage;
 
 typedef struct kata_agent_interface {
-	const char *name;          /* wanted name in the guest ("eth0") */
-	const char *mac;           /* looks the NIC up */
-	const char *pci_path;      /* "SS/DD" or NULL: awaited when not there yet */
-	uint32_t mtu;              /* bytes, not 0 */
+	const char *name;             /* wanted name in the guest ("eth0") */
+	const char *mac;              /* looks the NIC up */
+	const char *pci_path;         /* "SS/DD" or NULL: awaited when not there yet */
+	uint32_t mtu;                 /* bytes, not 0 */
 	const char *const *addresses; /* NULL-terminated "address/prefix", IPv4 or IPv6 */
 } kata_agent_interface;
 
@@ -131,7 +136,7 @@ typedef struct kata_agent_route {
 } kata_agent_route;
 
 typedef struct kata_container_stats {
-	size_t size;              /* set by the caller (in a reply: by the library) */
+	size_t size; /* set by the caller (in a reply: by the library) */
 	uint64_t cpu_usage_ns;
 	uint64_t memory_usage_bytes, memory_max_usage_bytes, memory_limit_bytes;
 	uint64_t pids_current;
@@ -168,10 +173,10 @@ typedef struct kata_agent_reply {
 	kata_container_stats stats;
 } kata_agent_reply;
 
-/* One call. The request is copied by the begin. Returns GUEST (the agent's error), TIMEOUT, GONE. The default deadline is 60 s, none
- * for WAIT_PROCESS, READ_STDOUT and READ_STDERR. */
+/* One call. The request is copied by the begin. Returns GUEST (the agent's error), TIMEOUT, GONE. The default deadline
+ * is 60 s, none for WAIT_PROCESS, READ_STDOUT and READ_STDERR. */
 KATA_API int kata_agent_call_begin(kata_agent *agent, const kata_agent_request *request, const kata_op_options *options,
-                                   kata_op **ret_op, kata_error **err);
+				   kata_op **ret_op, kata_error **err);
 /* The reply of an op made by kata_agent_call_begin that succeeded; borrowed from the op; NULL otherwise. */
 KATA_API const kata_agent_reply *kata_agent_op_get_reply(const kata_op *op);
 /* Health check: begin, wait, done. */

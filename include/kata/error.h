@@ -5,8 +5,8 @@
  * kata_error: what went wrong, where it came from, and what would be right.
  *
  * Every call of libkata that can fail returns 0 or a negative kata_status, and takes a `kata_error **` as its last
- * argument. That argument may be NULL (only the status is wanted); otherwise it must point to a NULL pointer. It is left
- * untouched on success and always set on failure; the caller owns the error and frees it with kata_error_free().
+ * argument. That argument may be NULL (only the status is wanted); otherwise it must point to a NULL pointer. It is
+ * left untouched on success and always set on failure; the caller owns the error and frees it with kata_error_free().
  *
  * Errors are plain values: immutable once returned, usable from any thread, not bound to any other object.
  * Getters accept NULL and then answer KATA_OK, 0 or NULL. Strings they return are borrowed from the error.
@@ -24,35 +24,35 @@ extern "C" {
 
 typedef enum kata_status {
 	KATA_OK = 0,
-	KATA_E_INVALID = -1,      /* an argument, a config or an input text is wrong; the message names it */
-	KATA_E_STATE = -2,        /* the object's state does not permit the call; the message says current and required */
-	KATA_E_NOT_FOUND = -3,    /* no object, file, row or program of that name */
-	KATA_E_EXISTS = -4,       /* the id or name is taken */
-	KATA_E_BUSY = -5,         /* in use: a mounted disk, an open transaction, live objects, a locked database */
-	KATA_E_EXHAUSTED = -6,    /* no slot, LUN or id is free, or a named limit is reached; says how many there are */
-	KATA_E_TIMEOUT = -7,      /* the deadline passed; see kata_error_is_uncertain() */
-	KATA_E_CANCELLED = -8,    /* kata_op_cancel() */
-	KATA_E_UNSUPPORTED = -9,  /* this driver, binary or build cannot do it; the message says why */
-	KATA_E_NO_MEMORY = -10,   /* out of memory; the error is then a static object */
-	KATA_E_IO = -11,          /* a system call failed; kata_error_get_errno() has its errno */
-	KATA_E_PERMISSION = -12,  /* the operating system refused */
-	KATA_E_PROTOCOL = -13,    /* the peer (VMM, agent) sent what its protocol forbids, or more than the cap */
-	KATA_E_GONE = -14,        /* the VMM, the guest or the connection has ended */
-	KATA_E_VERSION = -15,     /* a record, manifest or schema of a version this library does not read */
-	KATA_E_CORRUPT = -16,     /* a record, image or database that is cut, changed or contradicts itself */
-	KATA_E_IDENTITY = -17,    /* the process is not the recorded one (recycled pid, other boot, other UUID) */
-	KATA_E_FENCED = -18,      /* another owner has taken the object over since */
-	KATA_E_VMM = -19,         /* the VMM answered with an error */
-	KATA_E_GUEST = -20,       /* the guest's agent answered with an error */
-	KATA_E_DATABASE = -21,    /* SQLite answered with an error that has no closer status here */
-	KATA_E_INJECTED = -22     /* a fail-point was set to fail here (kata/fail_point.h) */
+	KATA_E_INVALID = -1,   /* an argument, a config or an input text is wrong; the message names it */
+	KATA_E_STATE = -2,     /* the object's state does not permit the call; the message says current and required */
+	KATA_E_NOT_FOUND = -3, /* no object, file, row or program of that name */
+	KATA_E_EXISTS = -4,    /* the id or name is taken */
+	KATA_E_BUSY = -5,      /* in use: a mounted disk, an open transaction, live objects, a locked database */
+	KATA_E_EXHAUSTED = -6, /* no slot, LUN or id is free, or a named limit is reached; says how many there are */
+	KATA_E_TIMEOUT = -7,   /* the deadline passed; see kata_error_is_uncertain() */
+	KATA_E_CANCELLED = -8, /* kata_op_cancel() */
+	KATA_E_UNSUPPORTED = -9, /* this driver, binary or build cannot do it; the message says why */
+	KATA_E_NO_MEMORY = -10,  /* out of memory; the error is then a static object */
+	KATA_E_IO = -11,         /* a system call failed; kata_error_get_errno() has its errno */
+	KATA_E_PERMISSION = -12, /* the operating system refused */
+	KATA_E_PROTOCOL = -13,   /* the peer (VMM, agent) sent what its protocol forbids, or more than the cap */
+	KATA_E_GONE = -14,       /* the VMM, the guest or the connection has ended */
+	KATA_E_VERSION = -15,    /* a record, manifest or schema of a version this library does not read */
+	KATA_E_CORRUPT = -16,    /* a record, image or database that is cut, changed or contradicts itself */
+	KATA_E_IDENTITY = -17,   /* the process is not the recorded one (recycled pid, other boot, other UUID) */
+	KATA_E_FENCED = -18,     /* another owner has taken the object over since */
+	KATA_E_VMM = -19,        /* the VMM answered with an error */
+	KATA_E_GUEST = -20,      /* the guest's agent answered with an error */
+	KATA_E_DATABASE = -21,   /* SQLite answered with an error that has no closer status here */
+	KATA_E_INJECTED = -22    /* a fail-point was set to fail here (kata/fail_point.h) */
 } kata_status;
 
 typedef enum kata_origin {
-	KATA_ORIGIN_CALLER = 0,   /* the arguments or the order of calls */
-	KATA_ORIGIN_HOST = 1,     /* the host's kernel, files, memory */
-	KATA_ORIGIN_VMM = 2,      /* the VMM process */
-	KATA_ORIGIN_GUEST = 3     /* the guest or its agent */
+	KATA_ORIGIN_CALLER = 0, /* the arguments or the order of calls */
+	KATA_ORIGIN_HOST = 1,   /* the host's kernel, files, memory */
+	KATA_ORIGIN_VMM = 2,    /* the VMM process */
+	KATA_ORIGIN_GUEST = 3   /* the guest or its agent */
 } kata_origin;
 
 typedef struct kata_error kata_error;
@@ -62,7 +62,8 @@ KATA_API kata_status kata_error_get_status(const kata_error *err);
 KATA_API kata_origin kata_error_get_origin(const kata_error *err);
 /* The errno of the system call that failed, or 0. */
 KATA_API int kata_error_get_errno(const kata_error *err);
-/* One line without a newline: which argument or object, what was wrong, what would be right. Never NULL unless err is. */
+/* One line without a newline: which argument or object, what was wrong, what would be right. Never NULL unless err is.
+ */
 KATA_API const char *kata_error_get_message(const kata_error *err);
 /* The error that caused this one, borrowed, or NULL at the end of the chain. */
 KATA_API const kata_error *kata_error_get_cause(const kata_error *err);

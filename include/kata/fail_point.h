@@ -4,7 +4,8 @@
 /*
  * Fail-points: before and after every step of every operation stands a point named
  * "<operation>/<step>:before" or "<operation>/<step>:after" ("plug-storage/device_add:before"). At
- * "<operation>/<step>:undo", before a step is taken back, only KILL acts. For tests of those who use the library; unset points cost a pointer comparison.
+ * "<operation>/<step>:undo", before a step is taken back, only KILL acts. For tests of those who use the library; unset
+ * points cost a pointer comparison.
  */
 #include <kata/context.h>
 
@@ -20,11 +21,11 @@ typedef enum kata_fail_action {
 } kata_fail_action;
 
 /*
- * Arms a point. `name` is the full name; it need not exist (yet). It acts on the `skip`-th + 1 pass and on `count` passes
- * from there (0: for ever). Arming again replaces. INVALID for a name without ':' or longer than 127 bytes.
+ * Arms a point. `name` is the full name; it need not exist (yet). It acts on the `skip`-th + 1 pass and on `count`
+ * passes from there (0: for ever). Arming again replaces. INVALID for a name without ':' or longer than 127 bytes.
  */
-KATA_API int kata_context_set_fail_point(kata_context *context, const char *name, kata_fail_action action, uint64_t value,
-                                         uint32_t skip, uint32_t count, kata_error **err);
+KATA_API int kata_context_set_fail_point(kata_context *context, const char *name, kata_fail_action action,
+					 uint64_t value, uint32_t skip, uint32_t count, kata_error **err);
 /* Disarms one (NULL: all). */
 KATA_API void kata_context_clear_fail_point(kata_context *context, const char *name);
 

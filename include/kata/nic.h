@@ -2,8 +2,8 @@
 #ifndef KATA_NIC_H
 #define KATA_NIC_H
 /*
- * kata_nic: a network interface the caller wants plugged; after the plug, the NIC as the guest sees it. Lifetime and rules
- * as for kata_storage.
+ * kata_nic: a network interface the caller wants plugged; after the plug, the NIC as the guest sees it. Lifetime and
+ * rules as for kata_storage.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -20,19 +20,22 @@ typedef struct kata_nic kata_nic;
 typedef enum kata_nic_type {
 	KATA_NIC_USER = 0, /* the VMM's own NAT (slirp): 10.0.2.0/24, gateway 10.0.2.2; needs no privilege */
 	KATA_NIC_TAP = 1   /* a tap in the caller's network namespace: attached to when it exists, else made; one the
-	                    * library made goes with the VM */
+			    * library made goes with the VM */
 } kata_nic_type;
 KATA_API const char *kata_nic_type_get_name(kata_nic_type type);
 
 typedef struct kata_nic_config {
-	size_t size;          /* sizeof(kata_nic_config) */
-	const char *id;       /* as kata_storage_config.id */
+	size_t size;    /* sizeof(kata_nic_config) */
+	const char *id; /* as kata_storage_config.id */
 	kata_nic_type type;
 	const char *tap_name; /* TAP: 1 to 15 bytes, no '/', ' ', '%'; NULL: one is generated */
 	const char *mac;      /* "02:11:22:33:44:55", unicast; NULL: a random locally administered one */
 	uint32_t mtu;         /* bytes, 68 to 65535; 0: 1500 */
 } kata_nic_config;
-#define KATA_NIC_CONFIG_INIT { sizeof(kata_nic_config), NULL, KATA_NIC_USER, NULL, NULL, 0 }
+#define KATA_NIC_CONFIG_INIT                                                                                           \
+	{                                                                                                              \
+		sizeof(kata_nic_config), NULL, KATA_NIC_USER, NULL, NULL, 0                                            \
+	}
 
 /* Copies the config. Touches nothing on the host. INVALID: which member, what was wrong. */
 KATA_API int kata_nic_new(const kata_nic_config *config, kata_nic **ret_nic, kata_error **err);

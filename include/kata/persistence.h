@@ -5,15 +5,17 @@
  * kata_persistence: where records of sandboxes go. The library owns the format, the caller owns the transaction.
  *
  * Attached to the caller's SQLite handle, every call joins whatever transaction is open there, with its rows under one
- * SAVEPOINT; the library never runs BEGIN, COMMIT, ROLLBACK, ATTACH or a PRAGMA on it, opens no fd on the caller's file, and leaves
- * busy handler, authorizer and hooks alone. Tables and views are described in docs/schema.md; all begin with "kata_".
+ * SAVEPOINT; the library never runs BEGIN, COMMIT, ROLLBACK, ATTACH or a PRAGMA on it, opens no fd on the caller's
+ * file, and leaves busy handler, authorizer and hooks alone. Tables and views are described in docs/schema.md; all
+ * begin with "kata_".
  *
- * Ownership is fenced: a record has an epoch, raised by whoever obtains the sandbox; an older handle's store is refused with FENCED.
+ * Ownership is fenced: a record has an epoch, raised by whoever obtains the sandbox; an older handle's store is refused
+ * with FENCED.
  *
- * Threads: with an attached handle, the rules of that handle hold, and calls must not overlap its other use in a way that
- * the caller would not allow for two statements of his own. Calls run on the caller's thread and wait for the database alone, except obtain
- * and release, which also run the sandbox's op.
- * Security: rows are untrusted input. A pid, path or id in a row is checked before it is used.
+ * Threads: with an attached handle, the rules of that handle hold, and calls must not overlap its other use in a way
+ * that the caller would not allow for two statements of his own. Calls run on the caller's thread and wait for the
+ * database alone, except obtain and release, which also run the sandbox's op. Security: rows are untrusted input. A
+ * pid, path or id in a row is checked before it is used.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -34,43 +36,46 @@ typedef struct kata_persistence kata_persistence;
 /* Version of the tables this library writes (docs/schema.md). */
 #define KATA_SCHEMA_VERSION 1
 
-/* A SQLite file of our own, made with mode 0600 when missing, WAL; its tables are made. NOT_FOUND (directory), CORRUPT (not a
- * database), VERSION (newer schema), PERMISSION (read-only), BUSY (locked for longer than 5 s). */
+/* A SQLite file of our own, made with mode 0600 when missing, WAL; its tables are made. NOT_FOUND (directory), CORRUPT
+ * (not a database), VERSION (newer schema), PERMISSION (read-only), BUSY (locked for longer than 5 s). */
 KATA_API int kata_persistence_new_sqlite(kata_context *context, const char *path, kata_persistence **ret_persistence,
-                                         kata_error **err);
-/* The caller's handle, borrowed until kata_persistence_free. `schema` is the attached database that holds the tables; NULL: "main". Touches nothing:
- * call kata_persistence_create_schema where the tables may be missing. */
+					 kata_error **err);
+/* The caller's handle, borrowed until kata_persistence_free. `schema` is the attached database that holds the tables;
+ * NULL: "main". Touches nothing: call kata_persistence_create_schema where the tables may be missing. */
 KATA_API int kata_persistence_new_sqlite_attached(kata_context *context, struct sqlite3 *db, const char *schema,
-                                                  kata_persistence **ret_persistence, kata_error **err);
-/* Creates or migrates the tables, inside the caller's transaction if one is open. Does nothing where they are current. VERSION:
- * they are of a newer library. CORRUPT: a table of that name is not ours. */
+						  kata_persistence **ret_persistence, kata_error **err);
+/* Creates or migrates the tables, inside the caller's transaction if one is open. Does nothing where they are current.
+ * VERSION: they are of a newer library. CORRUPT: a table of that name is not ours. */
 KATA_API int kata_persistence_create_schema(kata_persistence *persistence, kata_error **err);
 KATA_API void kata_persistence_free(kata_persistence *persistence); /* accepts NULL; finalizes our statements */
 
 /* Reserves the id: a row with state "new", before anything exists. EXISTS. */
 KATA_API int kata_persistence_create_sandbox(kata_persistence *persistence, const char *id, kata_error **err);
-/* Writes the sandbox as it is now: all its rows. Never waits for the guest, never harms the sandbox when it fails. EXISTS is not
- * an error: storing again replaces. FENCED: another owner has taken over. Sandbox states: RUNNING, PAUSED, RELEASED. */
+/* Writes the sandbox as it is now: all its rows. Never waits for the guest, never harms the sandbox when it fails.
+ * EXISTS is not an error: storing again replaces. FENCED: another owner has taken over. Sandbox states: RUNNING,
+ * PAUSED, RELEASED. */
 KATA_API int kata_persistence_store_sandbox(kata_persistence *persistence, kata_sandbox *sandbox, kata_error **err);
-/* Releases the sandbox (kata_sandbox_release) and stores it as released. If the store fails, the sandbox is RELEASED nevertheless, the error says so, and *ret_json
- * (may be NULL; caller frees) holds the record. */
+/* Releases the sandbox (kata_sandbox_release) and stores it as released. If the store fails, the sandbox is RELEASED
+ * nevertheless, the error says so, and *ret_json (may be NULL; caller frees) holds the record. */
 KATA_API int kata_persistence_release_sandbox(kata_persistence *persistence, kata_sandbox *sandbox,
-                                              const kata_op_options *options, char **ret_json, kata_error **err);
-/* Takes the recorded sandbox over: raises its epoch, rebuilds VM and agent. agent_builder NULL: direct. On failure the row is as before. NOT_FOUND; FENCED: a living
- * process owns it; statuses of kata_vm_builder_build_from_released. */
+					      const kata_op_options *options, char **ret_json, kata_error **err);
+/* Takes the recorded sandbox over: raises its epoch, rebuilds VM and agent. agent_builder NULL: direct. On failure the
+ * row is as before. NOT_FOUND; FENCED: a living process owns it; statuses of kata_vm_builder_build_from_released. */
 KATA_API int kata_persistence_obtain_sandbox(kata_persistence *persistence, const char *id, kata_vm_builder *vm_builder,
-                                             kata_agent_builder *agent_builder, const kata_op_options *options,
-                                             kata_sandbox **ret_sandbox, kata_error **err);
+					     kata_agent_builder *agent_builder, const kata_op_options *options,
+					     kata_sandbox **ret_sandbox, kata_error **err);
 /* Removes the record with everything below it. NOT_FOUND. Does not touch the sandbox. */
 KATA_API int kata_persistence_delete_sandbox(kata_persistence *persistence, const char *id, kata_error **err);
 
-/* Lists of ids in order: a NULL-terminated array the caller frees with kata_string_list_free. sandbox_id NULL: all containers. */
+/* Lists of ids in order: a NULL-terminated array the caller frees with kata_string_list_free. sandbox_id NULL: all
+ * containers. */
 KATA_API int kata_persistence_list_sandboxes(kata_persistence *persistence, char ***ret_ids, kata_error **err);
 KATA_API int kata_persistence_list_containers(kata_persistence *persistence, const char *sandbox_id, char ***ret_ids,
-                                              kata_error **err);
-/* Which sandbox has this container: its id (caller frees). NOT_FOUND; EXISTS: containers of several sandboxes have that id. */
-KATA_API int kata_persistence_sandbox_of_container(kata_persistence *persistence, const char *container_id, char **ret_id,
-                                                   kata_error **err);
+					      kata_error **err);
+/* Which sandbox has this container: its id (caller frees). NOT_FOUND; EXISTS: containers of several sandboxes have that
+ * id. */
+KATA_API int kata_persistence_sandbox_of_container(kata_persistence *persistence, const char *container_id,
+						   char **ret_id, kata_error **err);
 KATA_API void kata_string_list_free(char **list); /* accepts NULL */
 
 #ifdef __cplusplus

@@ -4,9 +4,10 @@
 /*
  * kata_recover: finds what a dead process left in the context's state directory, reports it, and on request removes it.
  *
- * A VM directory whose owner lives is left alone. One that was released, or whose sandbox has a record in `persistence`, is attachable as long as its
- * VMM lives. Everything else is an orphan: with KATA_RECOVER_APPLY its VMM is killed (by checked identity only) and its
- * journal undone (taps, sockets, files), in that order. Replayable: run again after a crash, it goes on.
+ * A VM directory whose owner lives is left alone. One that was released, or whose sandbox has a record in
+ * `persistence`, is attachable as long as its VMM lives. Everything else is an orphan: with KATA_RECOVER_APPLY its VMM
+ * is killed (by checked identity only) and its journal undone (taps, sockets, files), in that order. Replayable: run
+ * again after a crash, it goes on.
  */
 #include <kata/persistence.h>
 
@@ -26,9 +27,10 @@ KATA_API const char *kata_recover_verdict_get_name(kata_recover_verdict verdict)
 
 typedef struct kata_recover_report kata_recover_report;
 
-/* `persistence` NULL: no records. Blocking; bounded by 10 s a VM. Fails only when the state directory cannot be read. */
+/* `persistence` NULL: no records. Blocking; bounded by 10 s a VM. Fails only when the state directory cannot be read.
+ */
 KATA_API int kata_recover(kata_context *context, kata_persistence *persistence, uint64_t flags,
-                          kata_recover_report **ret_report, kata_error **err);
+			  kata_recover_report **ret_report, kata_error **err);
 KATA_API size_t kata_recover_report_get_count(const kata_recover_report *report);
 /* VM id, verdict and one line of text of entry `index`; borrowed. NULL / OWNED past the end. */
 KATA_API const char *kata_recover_report_get_vm_id(const kata_recover_report *report, size_t index);

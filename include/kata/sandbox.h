@@ -2,8 +2,8 @@
 #ifndef KATA_SANDBOX_H
 #define KATA_SANDBOX_H
 /*
- * kata_sandbox: a VM, its agent, and the containers in it. Made from parts the caller made (kata_sandbox_new) or with builders
- * (kata_sandbox_create).
+ * kata_sandbox: a VM, its agent, and the containers in it. Made from parts the caller made (kata_sandbox_new) or with
+ * builders (kata_sandbox_create).
  *
  *   NEW --start--> STARTING --> RUNNING <--pause/resume--> PAUSED
  *    |                |failed      |  \__ the VM ended, or its agent was lost --> ENDED
@@ -11,8 +11,8 @@
  *    +--destroy/shutdown--> DESTROYING --> DESTROYED   <-- any state but RELEASED
  *   OBTAINING (kata_persistence_obtain_sandbox) --> RUNNING or PAUSED; failed --> RELEASED
  *
- * Ids of containers and execs: [A-Za-z0-9][A-Za-z0-9_.-]{0,63} (containers: at least 2 bytes, the agent's rule). The init
- * process of a container has its container's id as exec id.
+ * Ids of containers and execs: [A-Za-z0-9][A-Za-z0-9_.-]{0,63} (containers: at least 2 bytes, the agent's rule). The
+ * init process of a container has its container's id as exec id.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -48,19 +48,24 @@ typedef struct kata_sandbox_options {
 	const char *hostname;   /* NULL: the id, cut to 64 bytes */
 	const char *const *dns; /* lines of resolv.conf ("nameserver 10.0.2.3"), NULL-terminated; NULL: none */
 } kata_sandbox_options;
-#define KATA_SANDBOX_OPTIONS_INIT { sizeof(kata_sandbox_options), NULL, NULL, NULL }
+#define KATA_SANDBOX_OPTIONS_INIT                                                                                      \
+	{                                                                                                              \
+		sizeof(kata_sandbox_options), NULL, NULL, NULL                                                         \
+	}
 
 /*
- * From parts: a VM (state CREATED, RUNNING or PAUSED) and its agent. `agent` NULL: start connects one itself (direct). The
- * sandbox takes references; the caller may go on using the parts, devices plugged into the VM belong to the sandbox's record too.
+ * From parts: a VM (state CREATED, RUNNING or PAUSED) and its agent. `agent` NULL: start connects one itself (direct).
+ * The sandbox takes references; the caller may go on using the parts, devices plugged into the VM belong to the
+ * sandbox's record too.
  */
-KATA_API int kata_sandbox_new(kata_context *context, const kata_sandbox_options *options, kata_vm *vm, kata_agent *agent,
-                              kata_sandbox **ret_sandbox, kata_error **err);
-/* With builders: builds the VM now (blocking as kata_vm_builder_build); start starts it and connects the agent. The agent
- * builder (NULL: direct) must live until the start has ended. */
-KATA_API int kata_sandbox_create(kata_context *context, const kata_sandbox_options *options, kata_vm_builder *vm_builder,
-                                 const kata_vm_config *vm_config, kata_agent_builder *agent_builder,
-                                 const kata_agent_config *agent_config, kata_sandbox **ret_sandbox, kata_error **err);
+KATA_API int kata_sandbox_new(kata_context *context, const kata_sandbox_options *options, kata_vm *vm,
+			      kata_agent *agent, kata_sandbox **ret_sandbox, kata_error **err);
+/* With builders: builds the VM now (blocking as kata_vm_builder_build); start starts it and connects the agent. The
+ * agent builder (NULL: direct) must live until the start has ended. */
+KATA_API int kata_sandbox_create(kata_context *context, const kata_sandbox_options *options,
+				 kata_vm_builder *vm_builder, const kata_vm_config *vm_config,
+				 kata_agent_builder *agent_builder, const kata_agent_config *agent_config,
+				 kata_sandbox **ret_sandbox, kata_error **err);
 KATA_API kata_sandbox *kata_sandbox_ref(kata_sandbox *sandbox);
 /* Accepts NULL. The last one lets go of VM and agent; whether that ends the machine is told at kata_vm_unref. */
 KATA_API void kata_sandbox_unref(kata_sandbox *sandbox);
@@ -73,21 +78,24 @@ KATA_API kata_agent *kata_sandbox_get_agent(kata_sandbox *sandbox);
 /* Readable once the sandbox is ENDED or DESTROYED; owned by the sandbox; -1 when it could not be made. */
 KATA_API int kata_sandbox_get_ended_fd(kata_sandbox *sandbox);
 
-/* Starts the VM where it is CREATED, connects the agent where there is none, and sets the sandbox up in the guest. States: NEW. */
+/* Starts the VM where it is CREATED, connects the agent where there is none, and sets the sandbox up in the guest.
+ * States: NEW. */
 KATA_API int kata_sandbox_start(kata_sandbox *sandbox, const kata_op_options *options, kata_error **err);
-KATA_API int kata_sandbox_start_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op, kata_error **err);
+KATA_API int kata_sandbox_start_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op,
+				      kata_error **err);
 
 /* ---- devices ---- */
 
 /* Plugs and waits until the guest has it. Statuses of kata_vm_add_storage; GUEST. States: RUNNING. */
 KATA_API int kata_sandbox_add_storage(kata_sandbox *sandbox, kata_storage *storage, const kata_op_options *options,
-                                      kata_error **err);
-KATA_API int kata_sandbox_add_storage_begin(kata_sandbox *sandbox, kata_storage *storage, const kata_op_options *options,
-                                            kata_op **ret_op, kata_error **err);
+				      kata_error **err);
+KATA_API int kata_sandbox_add_storage_begin(kata_sandbox *sandbox, kata_storage *storage,
+					    const kata_op_options *options, kata_op **ret_op, kata_error **err);
 /* Unplugs after the guest has let go. BUSY while a container names it. States: RUNNING. */
-KATA_API int kata_sandbox_remove_storage(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err);
+KATA_API int kata_sandbox_remove_storage(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
+					 kata_error **err);
 KATA_API int kata_sandbox_remove_storage_begin(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
-                                               kata_op **ret_op, kata_error **err);
+					       kata_op **ret_op, kata_error **err);
 
 typedef struct kata_interface_config {
 	size_t size;
@@ -95,22 +103,26 @@ typedef struct kata_interface_config {
 	const char *const *addresses; /* NULL-terminated "address/prefix"; NULL: none */
 	uint32_t mtu;                 /* 0: the NIC's */
 } kata_interface_config;
-#define KATA_INTERFACE_CONFIG_INIT { sizeof(kata_interface_config), NULL, NULL, 0 }
+#define KATA_INTERFACE_CONFIG_INIT                                                                                     \
+	{                                                                                                              \
+		sizeof(kata_interface_config), NULL, NULL, 0                                                           \
+	}
 
 /* Plugs a NIC and configures it in the guest; config NULL: plugs only. States: RUNNING. */
 KATA_API int kata_sandbox_add_nic(kata_sandbox *sandbox, kata_nic *nic, const kata_interface_config *config,
-                                  const kata_op_options *options, kata_error **err);
+				  const kata_op_options *options, kata_error **err);
 KATA_API int kata_sandbox_add_nic_begin(kata_sandbox *sandbox, kata_nic *nic, const kata_interface_config *config,
-                                        const kata_op_options *options, kata_op **ret_op, kata_error **err);
+					const kata_op_options *options, kata_op **ret_op, kata_error **err);
 /* Configures a NIC that is plugged (also one plugged through the VM). States: RUNNING. */
 KATA_API int kata_sandbox_update_nic(kata_sandbox *sandbox, const char *id, const kata_interface_config *config,
-                                     const kata_op_options *options, kata_error **err);
-KATA_API int kata_sandbox_remove_nic(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err);
+				     const kata_op_options *options, kata_error **err);
+KATA_API int kata_sandbox_remove_nic(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
+				     kata_error **err);
 KATA_API int kata_sandbox_remove_nic_begin(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
-                                           kata_op **ret_op, kata_error **err);
+					   kata_op **ret_op, kata_error **err);
 /* Adds or replaces routes in the guest's main table. States: RUNNING. */
 KATA_API int kata_sandbox_update_routes(kata_sandbox *sandbox, const kata_agent_route *routes, size_t count,
-                                        const kata_op_options *options, kata_error **err);
+					const kata_op_options *options, kata_error **err);
 
 /* ---- containers and processes ---- */
 
@@ -126,70 +138,84 @@ typedef struct kata_container_config {
 	size_t size;
 	const char *id;
 	const char *oci_spec;   /* config.json of the OCI runtime spec, as text. root.path and mounts[].source may be
-	                         * "storage:<id>" or "storage:<id>/sub/path": a plugged storage, mounted in the guest.
-	                         * Everything else goes to the guest's runtime untouched. */
+				 * "storage:<id>" or "storage:<id>/sub/path": a plugged storage, mounted in the guest.
+				 * Everything else goes to the guest's runtime untouched. */
 	size_t oci_spec_length; /* bytes; 0: strlen */
 } kata_container_config;
-#define KATA_CONTAINER_CONFIG_INIT { sizeof(kata_container_config), NULL, NULL, 0 }
+#define KATA_CONTAINER_CONFIG_INIT                                                                                     \
+	{                                                                                                              \
+		sizeof(kata_container_config), NULL, NULL, 0                                                           \
+	}
 
-/* Creates a container; its process waits for the start. INVALID (the spec: which field), NOT_FOUND (a storage that is not
- * plugged), EXISTS, GUEST. States: RUNNING. */
+/* Creates a container; its process waits for the start. INVALID (the spec: which field), NOT_FOUND (a storage that is
+ * not plugged), EXISTS, GUEST. States: RUNNING. */
 KATA_API int kata_sandbox_add_container(kata_sandbox *sandbox, const kata_container_config *config,
-                                        const kata_op_options *options, kata_error **err);
+					const kata_op_options *options, kata_error **err);
 KATA_API int kata_sandbox_add_container_begin(kata_sandbox *sandbox, const kata_container_config *config,
-                                              const kata_op_options *options, kata_op **ret_op, kata_error **err);
-KATA_API int kata_sandbox_start_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err);
+					      const kata_op_options *options, kata_op **ret_op, kata_error **err);
+KATA_API int kata_sandbox_start_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
+					  kata_error **err);
 /* Kills what runs in it and removes it. Its storages stay plugged. */
 KATA_API int kata_sandbox_remove_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
-                                           kata_error **err);
-KATA_API int kata_sandbox_pause_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err);
-KATA_API int kata_sandbox_resume_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err);
+					   kata_error **err);
+KATA_API int kata_sandbox_pause_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
+					  kata_error **err);
+KATA_API int kata_sandbox_resume_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
+					   kata_error **err);
 KATA_API int kata_sandbox_get_container_stats(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
-                                              kata_container_stats *ret_stats, kata_error **err);
+					      kata_container_stats *ret_stats, kata_error **err);
 
 typedef struct kata_container_info {
-	size_t size;                     /* set by the caller */
+	size_t size; /* set by the caller */
 	char id[65];
-	uint32_t state;                  /* kata_process_state of its init process */
-	int32_t exit_status;             /* once EXITED and waited for; else -1 */
+	uint32_t state;      /* kata_process_state of its init process */
+	int32_t exit_status; /* once EXITED and waited for; else -1 */
 	uint32_t exec_count;
 } kata_container_info;
 /* Answered from memory; never waits. NOT_FOUND past the end. */
 KATA_API size_t kata_sandbox_get_container_count(const kata_sandbox *sandbox);
-KATA_API int kata_sandbox_get_container(kata_sandbox *sandbox, size_t index, kata_container_info *ret_info, kata_error **err);
+KATA_API int kata_sandbox_get_container(kata_sandbox *sandbox, size_t index, kata_container_info *ret_info,
+					kata_error **err);
 
 typedef struct kata_process_config {
 	size_t size;
 	const char *exec_id;
-	const char *oci_process;   /* `process` of the OCI runtime spec, as text (args, cwd, env, user, terminal, ...) */
+	const char *oci_process; /* `process` of the OCI runtime spec, as text (args, cwd, env, user, terminal, ...) */
 	size_t oci_process_length; /* bytes; 0: strlen */
 } kata_process_config;
-#define KATA_PROCESS_CONFIG_INIT { sizeof(kata_process_config), NULL, NULL, 0 }
+#define KATA_PROCESS_CONFIG_INIT                                                                                       \
+	{                                                                                                              \
+		sizeof(kata_process_config), NULL, NULL, 0                                                             \
+	}
 
 /* Starts another process in a running container. */
-KATA_API int kata_sandbox_add_process(kata_sandbox *sandbox, const char *container_id, const kata_process_config *config,
-                                      const kata_op_options *options, kata_error **err);
-KATA_API int kata_sandbox_add_process_begin(kata_sandbox *sandbox, const char *container_id, const kata_process_config *config,
-                                            const kata_op_options *options, kata_op **ret_op, kata_error **err);
+KATA_API int kata_sandbox_add_process(kata_sandbox *sandbox, const char *container_id,
+				      const kata_process_config *config, const kata_op_options *options,
+				      kata_error **err);
+KATA_API int kata_sandbox_add_process_begin(kata_sandbox *sandbox, const char *container_id,
+					    const kata_process_config *config, const kata_op_options *options,
+					    kata_op **ret_op, kata_error **err);
 /*
- * Waits for the process to exit: *ret_status is its exit code, or 128 + the signal that killed it. options->timeout_ms 0: no deadline. May be
- * asked again later: the answer is kept until the container is removed. Drains nothing: data not read stays readable.
+ * Waits for the process to exit: *ret_status is its exit code, or 128 + the signal that killed it. options->timeout_ms
+ * 0: no deadline. May be asked again later: the answer is kept until the container is removed. Drains nothing: data not
+ * read stays readable.
  */
 KATA_API int kata_sandbox_wait_process(kata_sandbox *sandbox, const char *container_id, const char *exec_id,
-                                       const kata_op_options *options, int32_t *ret_status, kata_error **err);
+				       const kata_op_options *options, int32_t *ret_status, kata_error **err);
 /* exec_id NULL: every process of the container (KILL) or its init process (others). */
-KATA_API int kata_sandbox_signal_process(kata_sandbox *sandbox, const char *container_id, const char *exec_id, uint32_t signal,
-                                         const kata_op_options *options, kata_error **err);
-KATA_API int kata_sandbox_resize_terminal(kata_sandbox *sandbox, const char *container_id, const char *exec_id, uint32_t rows,
-                                          uint32_t columns, const kata_op_options *options, kata_error **err);
+KATA_API int kata_sandbox_signal_process(kata_sandbox *sandbox, const char *container_id, const char *exec_id,
+					 uint32_t signal, const kata_op_options *options, kata_error **err);
+KATA_API int kata_sandbox_resize_terminal(kata_sandbox *sandbox, const char *container_id, const char *exec_id,
+					  uint32_t rows, uint32_t columns, const kata_op_options *options,
+					  kata_error **err);
 /*
  * Opens the process's stdio as pipe ends; each out pointer may be NULL (that stream is then left alone), each fd is the
- * caller's. Write to *ret_stdin and close it for end of file; read *ret_stdout and *ret_stderr to end of file. A tty has
- * one stream: ask for no stderr. Data flows only while somebody reads (back-pressure reaches the guest).
- * BUSY when a stream is open already. States: RUNNING, PAUSED.
+ * caller's. Write to *ret_stdin and close it for end of file; read *ret_stdout and *ret_stderr to end of file. A tty
+ * has one stream: ask for no stderr. Data flows only while somebody reads (back-pressure reaches the guest). BUSY when
+ * a stream is open already. States: RUNNING, PAUSED.
  */
-KATA_API int kata_sandbox_open_stdio(kata_sandbox *sandbox, const char *container_id, const char *exec_id, int *ret_stdin,
-                                     int *ret_stdout, int *ret_stderr, kata_error **err);
+KATA_API int kata_sandbox_open_stdio(kata_sandbox *sandbox, const char *container_id, const char *exec_id,
+				     int *ret_stdin, int *ret_stdout, int *ret_stderr, kata_error **err);
 
 /* ---- the whole ---- */
 
@@ -198,22 +224,27 @@ KATA_API int kata_sandbox_resume(kata_sandbox *sandbox, const kata_op_options *o
 /* The sandbox's record as JSON, without letting go; answered from memory. States: RUNNING, PAUSED, RELEASED. */
 KATA_API int kata_sandbox_dump(kata_sandbox *sandbox, char **ret_json, kata_error **err);
 /*
- * Lets go: the guest runs on, another process may take it over from the record. *ret_json (may be NULL; caller frees) is
- * that record. Where the sandbox is kept in a persistence, call kata_persistence_release_sandbox instead, which does this and stores.
- * Open stdio pipes are closed; output that the guest has not sent yet is kept there.
- * States: RUNNING, PAUSED.
+ * Lets go: the guest runs on, another process may take it over from the record. *ret_json (may be NULL; caller frees)
+ * is that record. Where the sandbox is kept in a persistence, call kata_persistence_release_sandbox instead, which does
+ * this and stores. Open stdio pipes are closed; output that the guest has not sent yet is kept there. States: RUNNING,
+ * PAUSED.
  */
-KATA_API int kata_sandbox_release(kata_sandbox *sandbox, const kata_op_options *options, char **ret_json, kata_error **err);
-KATA_API int kata_sandbox_release_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op, kata_error **err);
+KATA_API int kata_sandbox_release(kata_sandbox *sandbox, const kata_op_options *options, char **ret_json,
+				  kata_error **err);
+KATA_API int kata_sandbox_release_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op,
+					kata_error **err);
 /* From such a record. Statuses of kata_vm_builder_build_from_released. agent_builder NULL: direct. */
-KATA_API int kata_sandbox_build_from_released(kata_context *context, const char *json, size_t length, kata_vm_builder *vm_builder,
-                                              kata_agent_builder *agent_builder, const kata_op_options *options,
-                                              kata_sandbox **ret_sandbox, kata_error **err);
-/* Orderly: containers are stopped, the guest syncs and powers off; then as destroy. Falls back to destroy at the deadline. */
+KATA_API int kata_sandbox_build_from_released(kata_context *context, const char *json, size_t length,
+					      kata_vm_builder *vm_builder, kata_agent_builder *agent_builder,
+					      const kata_op_options *options, kata_sandbox **ret_sandbox,
+					      kata_error **err);
+/* Orderly: containers are stopped, the guest syncs and powers off; then as destroy. Falls back to destroy at the
+ * deadline. */
 KATA_API int kata_sandbox_shutdown(kata_sandbox *sandbox, const kata_op_options *options, kata_error **err);
 /* At once. Succeeds on a dead or stopped VM. States: all but RELEASED. */
 KATA_API int kata_sandbox_destroy(kata_sandbox *sandbox, const kata_op_options *options, kata_error **err);
-KATA_API int kata_sandbox_destroy_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op, kata_error **err);
+KATA_API int kata_sandbox_destroy_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op,
+					kata_error **err);
 
 #ifdef __cplusplus
 }

@@ -6,7 +6,8 @@
  *
  *   CREATED --start--> STARTING --> RUNNING <--pause/resume--> PAUSED
  *      |                  |failed       |  \__ the VMM ended by itself --> ENDED
- *      |                  v             |release --> RELEASING --> RELEASED     (this handle lets go, the machine runs on)
+ *      |                  v             |release --> RELEASING --> RELEASED     (this handle lets go, the machine runs
+ * on)
  *      +----destroy--> DESTROYING --> DESTROYED  <--destroy-- any state but RELEASED
  *   REBUILDING (kata_vm_builder_build_from_released) --> RUNNING or PAUSED; failed --> RELEASED
  *
@@ -49,42 +50,45 @@ KATA_API const char *kata_vm_state_get_name(kata_vm_state state);
 
 /* What the machine is. All strings are copied by the build. */
 typedef struct kata_vm_config {
-	size_t size;              /* sizeof(kata_vm_config) */
-	const char *id;           /* [A-Za-z0-9][A-Za-z0-9_.-]{0,63}, unique in the state directory; NULL: a UUID */
-	uint32_t cpus;            /* at boot; 0: 1 */
-	uint32_t cpus_max;        /* most it may ever have; 0: cpus */
-	uint64_t memory_mib;      /* at boot; 0: 256 */
-	uint64_t memory_max_mib;  /* 0: memory_mib */
-	uint32_t memory_slots;    /* slots for hot-plugged memory; 0: none */
-	const char *kernel;       /* path of a kernel image the VMM can boot directly */
-	const char *initrd;       /* path, or NULL when `image` is given */
-	const char *image;        /* path of a raw root disk, attached read-only as the first disk; or NULL */
-	const char *const *kernel_params; /* NULL-terminated "key" or "key=value", in order; they follow the library's own,
-	                                   * so that the later wins */
-	const char *memory_path;  /* file that backs the RAM; NULL: anonymous */
-	bool memory_shared;       /* with memory_path: writes go to the file */
-	const char *machine;      /* VMM's machine type; NULL: the driver's default ("q35") */
-	uint32_t device_slots;    /* disks on virtio-blk and NICs that fit at once; 0: 16 */
+	size_t size;             /* sizeof(kata_vm_config) */
+	const char *id;          /* [A-Za-z0-9][A-Za-z0-9_.-]{0,63}, unique in the state directory; NULL: a UUID */
+	uint32_t cpus;           /* at boot; 0: 1 */
+	uint32_t cpus_max;       /* most it may ever have; 0: cpus */
+	uint64_t memory_mib;     /* at boot; 0: 256 */
+	uint64_t memory_max_mib; /* 0: memory_mib */
+	uint32_t memory_slots;   /* slots for hot-plugged memory; 0: none */
+	const char *kernel;      /* path of a kernel image the VMM can boot directly */
+	const char *initrd;      /* path, or NULL when `image` is given */
+	const char *image;       /* path of a raw root disk, attached read-only as the first disk; or NULL */
+	const char *const *kernel_params; /* NULL-terminated "key" or "key=value", in order; they follow the library's
+					   * own, so that the later wins */
+	const char *memory_path;          /* file that backs the RAM; NULL: anonymous */
+	bool memory_shared;               /* with memory_path: writes go to the file */
+	const char *machine;              /* VMM's machine type; NULL: the driver's default ("q35") */
+	uint32_t device_slots;            /* disks on virtio-blk and NICs that fit at once; 0: 16 */
 } kata_vm_config;
-#define KATA_VM_CONFIG_INIT \
-	{ sizeof(kata_vm_config), NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, false, NULL, 0 }
+#define KATA_VM_CONFIG_INIT                                                                                            \
+	{                                                                                                              \
+		sizeof(kata_vm_config), NULL, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, false, NULL, 0              \
+	}
 
 /* Quality of service of the machine; NULL or all-zero: no limits. Others are UNSUPPORTED in this version. */
 typedef struct kata_qos_config {
 	size_t size;
 	const char *cgroup_path;
-	uint64_t inbound_average_bytes, inbound_peak_bytes, outbound_average_bytes, outbound_peak_bytes; /* per second */
+	uint64_t inbound_average_bytes, inbound_peak_bytes, outbound_average_bytes,
+		outbound_peak_bytes; /* per second */
 } kata_qos_config;
 
 typedef struct kata_vm_stats {
-	size_t size;              /* set by the caller */
-	uint64_t cpu_time_ns;     /* user + system of the VMM process */
-	uint64_t resident_bytes;  /* RSS of the VMM process */
-	uint64_t memory_mib;      /* the guest's memory now */
-	uint32_t cpus;            /* the guest's CPUs now */
+	size_t size;             /* set by the caller */
+	uint64_t cpu_time_ns;    /* user + system of the VMM process */
+	uint64_t resident_bytes; /* RSS of the VMM process */
+	uint64_t memory_mib;     /* the guest's memory now */
+	uint32_t cpus;           /* the guest's CPUs now */
 	uint32_t storage_count, nic_count;
 	uint32_t slots_total, slots_free; /* device slots */
-	uint64_t uptime_ms;       /* since start */
+	uint64_t uptime_ms;               /* since start */
 } kata_vm_stats;
 
 KATA_API kata_vm *kata_vm_ref(kata_vm *vm);
@@ -103,20 +107,20 @@ KATA_API int64_t kata_vm_get_pid(const kata_vm *vm);
 
 /*
  * Starts the machine: after it, devices can be hot-plugged and the console read. It does not mean that the guest has
- * booted: that is known when an agent answers. States: CREATED. Returns VMM, GONE (it ended; the error holds its last words),
- * TIMEOUT.
+ * booted: that is known when an agent answers. States: CREATED. Returns VMM, GONE (it ended; the error holds its last
+ * words), TIMEOUT.
  */
 KATA_API int kata_vm_start(kata_vm *vm, const kata_op_options *options, kata_error **err);
 KATA_API int kata_vm_start_begin(kata_vm *vm, const kata_op_options *options, kata_op **ret_op, kata_error **err);
 
 /*
  * Plugs a disk. On success `storage` is PLUGGED and has its guest address; the VM holds a reference.
- * States: CREATED (cold), RUNNING, PAUSED. Returns EXISTS (the id, or the same file is plugged), EXHAUSTED (how many slots there are),
- * BUSY (mounted on the host), INVALID, VMM, TIMEOUT.
+ * States: CREATED (cold), RUNNING, PAUSED. Returns EXISTS (the id, or the same file is plugged), EXHAUSTED (how many
+ * slots there are), BUSY (mounted on the host), INVALID, VMM, TIMEOUT.
  */
 KATA_API int kata_vm_add_storage(kata_vm *vm, kata_storage *storage, const kata_op_options *options, kata_error **err);
-KATA_API int kata_vm_add_storage_begin(kata_vm *vm, kata_storage *storage, const kata_op_options *options, kata_op **ret_op,
-                                       kata_error **err);
+KATA_API int kata_vm_add_storage_begin(kata_vm *vm, kata_storage *storage, const kata_op_options *options,
+				       kata_op **ret_op, kata_error **err);
 /*
  * Unplugs. The slot is free again only when the guest has let go. If it does not by the deadline: TIMEOUT, and the disk
  * stays plugged; try again later. A virtio-scsi disk is taken without the guest's consent: unmount first.
@@ -124,14 +128,14 @@ KATA_API int kata_vm_add_storage_begin(kata_vm *vm, kata_storage *storage, const
  */
 KATA_API int kata_vm_remove_storage(kata_vm *vm, const char *id, const kata_op_options *options, kata_error **err);
 KATA_API int kata_vm_remove_storage_begin(kata_vm *vm, const char *id, const kata_op_options *options, kata_op **ret_op,
-                                          kata_error **err);
+					  kata_error **err);
 /* Likewise for NICs. EXISTS also for a MAC that another NIC of this VM has. */
 KATA_API int kata_vm_add_nic(kata_vm *vm, kata_nic *nic, const kata_op_options *options, kata_error **err);
 KATA_API int kata_vm_add_nic_begin(kata_vm *vm, kata_nic *nic, const kata_op_options *options, kata_op **ret_op,
-                                   kata_error **err);
+				   kata_error **err);
 KATA_API int kata_vm_remove_nic(kata_vm *vm, const char *id, const kata_op_options *options, kata_error **err);
 KATA_API int kata_vm_remove_nic_begin(kata_vm *vm, const char *id, const kata_op_options *options, kata_op **ret_op,
-                                      kata_error **err);
+				      kata_error **err);
 
 /* Stops and continues the vCPUs. Pausing what is paused (resuming what runs) succeeds. States: RUNNING, PAUSED. */
 KATA_API int kata_vm_pause(kata_vm *vm, const kata_op_options *options, kata_error **err);
@@ -141,11 +145,12 @@ KATA_API int kata_vm_resume_begin(kata_vm *vm, const kata_op_options *options, k
 
 /* Reads without asking the VMM; never waits. States: RUNNING, PAUSED (others: counters are 0). */
 KATA_API int kata_vm_get_stats(kata_vm *vm, kata_vm_stats *ret_stats, kata_error **err);
-/* The tail of the guest's console (at most 8 KiB) as far as this handle has seen it; caller frees *ret_text with free().
- * Security: written by the guest; control characters but newline and tab are replaced. */
+/* The tail of the guest's console (at most 8 KiB) as far as this handle has seen it; caller frees *ret_text with
+ * free(). Security: written by the guest; control characters but newline and tab are replaced. */
 KATA_API int kata_vm_get_console(kata_vm *vm, char **ret_text, size_t *ret_length, kata_error **err);
 
-/* Devices by index (order of plugging; a snapshot changes with every plug): *ret is a new reference. NOT_FOUND past the end. */
+/* Devices by index (order of plugging; a snapshot changes with every plug): *ret is a new reference. NOT_FOUND past the
+ * end. */
 KATA_API size_t kata_vm_get_storage_count(const kata_vm *vm);
 KATA_API int kata_vm_get_storage(kata_vm *vm, size_t index, kata_storage **ret_storage, kata_error **err);
 KATA_API int kata_vm_find_storage(kata_vm *vm, const char *id, kata_storage **ret_storage, kata_error **err);
@@ -154,8 +159,8 @@ KATA_API int kata_vm_get_nic(kata_vm *vm, size_t index, kata_nic **ret_nic, kata
 KATA_API int kata_vm_find_nic(kata_vm *vm, const char *id, kata_nic **ret_nic, kata_error **err);
 
 /*
- * A pollable fd, readable once the machine has ended (state ENDED or DESTROYED); owned by the VM, made at the first call; -1 when
- * that failed. kata_vm_wait waits for it: TIMEOUT when it still runs. States: all but RELEASED.
+ * A pollable fd, readable once the machine has ended (state ENDED or DESTROYED); owned by the VM, made at the first
+ * call; -1 when that failed. kata_vm_wait waits for it: TIMEOUT when it still runs. States: all but RELEASED.
  */
 KATA_API int kata_vm_get_ended_fd(kata_vm *vm);
 KATA_API int kata_vm_wait(kata_vm *vm, uint64_t timeout_ms, kata_error **err);
@@ -173,8 +178,9 @@ KATA_API int kata_vm_release_begin(kata_vm *vm, const kata_op_options *options, 
 KATA_API int kata_vm_dump(kata_vm *vm, char **ret_json, kata_error **err);
 
 /*
- * Ends the machine at once and removes everything it had on the host. The guest gets no chance to sync: shut a sandbox down first where that
- * matters. Succeeds on a dead or stopped VMM. States: all but RELEASED; on DESTROYED it does nothing.
+ * Ends the machine at once and removes everything it had on the host. The guest gets no chance to sync: shut a sandbox
+ * down first where that matters. Succeeds on a dead or stopped VMM. States: all but RELEASED; on DESTROYED it does
+ * nothing.
  */
 KATA_API int kata_vm_destroy(kata_vm *vm, const kata_op_options *options, kata_error **err);
 KATA_API int kata_vm_destroy_begin(kata_vm *vm, const kata_op_options *options, kata_op **ret_op, kata_error **err);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef KATA_DRIVER_VM_BUILDER_H
 #define KATA_DRIVER_VM_BUILDER_H
-/* For those who write a builder around builders (a template factory, a warm cache, a chooser): see kata_vm_builder_new. */
+/* For those who write a builder around builders (a template factory, a warm cache, a chooser): see kata_vm_builder_new.
+ */
 #include <kata/vm_builder.h>
 
 #ifdef __cplusplus
@@ -14,10 +15,10 @@ typedef struct kata_vm_builder_ops {
 	const char *name; /* static */
 	/* must */
 	int (*build)(void *self, const kata_vm_config *config, const kata_agent_config *agent_config,
-	             const kata_qos_config *qos_config, kata_vm **ret_vm, kata_error **err);
+		     const kata_qos_config *qos_config, kata_vm **ret_vm, kata_error **err);
 	/* may; NULL: UNSUPPORTED */
-	int (*build_from_released)(void *self, const char *json, size_t length, const kata_op_options *options, kata_vm **ret_vm,
-	                           kata_op **ret_op, kata_error **err);
+	int (*build_from_released)(void *self, const char *json, size_t length, const kata_op_options *options,
+				   kata_vm **ret_vm, kata_op **ret_op, kata_error **err);
 	/* must */
 	int (*get_capabilities)(void *self, kata_capabilities *ret_capabilities, kata_error **err);
 	/* must */
@@ -26,7 +27,7 @@ typedef struct kata_vm_builder_ops {
 
 /* ops must stay valid; self is freed by ops->free (not when this fails). */
 KATA_API int kata_vm_builder_new(kata_context *context, const kata_vm_builder_ops *ops, void *self,
-                                 kata_vm_builder **ret_builder, kata_error **err);
+				 kata_vm_builder **ret_builder, kata_error **err);
 
 #ifdef __cplusplus
 }
