@@ -235,6 +235,18 @@ int kata_vm_config_validate(const kata_vm_config *config, kata_error **err)
 	return kata__problems_finish(&problems, "config", err);
 }
 
+int kata__vm_config_check_values(const kata_vm_config *config, kata_error **err)
+{
+	kata_vm_config c = KATA_VM_CONFIG_INIT;
+	struct kata__problems problems = {0};
+	int rc = kata__options_read(&c, sizeof(c), config, "config", err);
+
+	if (rc < 0)
+		return rc;
+	check_values(&c, &problems);
+	return kata__problems_finish(&problems, "config", err);
+}
+
 /* ---- the copy ---- */
 
 static bool dup_string(const char **member)

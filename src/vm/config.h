@@ -25,6 +25,8 @@ struct kata__vm_config_copy {
 	char **kernel_params; /* owned; v.kernel_params is the same list, never NULL */
 };
 
+/* kata_vm_config_validate() without a look at the files: for drivers that open none. */
+int kata__vm_config_check_values(const kata_vm_config *config, kata_error **err);
 /* `config` is valid. NULL id: a UUID is made. */
 int kata__vm_config_copy_new(const kata_vm_config *config, struct kata__vm_config_copy **ret, kata_error **err);
 void kata__vm_config_copy_free(struct kata__vm_config_copy *c); /* accepts NULL */

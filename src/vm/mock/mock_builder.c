@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/options.h"
 #include "vm/builder.h"
 #include "vm/mock/mock.h"
 
@@ -12,18 +13,35 @@ struct builder {
 	struct kata__mock_controls *controls;
 };
 
+/* The config as the core wants it, checked: what the mock never opens need not be given. */
+static int complete_config(const kata_vm_config *config, kata_vm_config *ret, kata_error **err)
+{
+	int rc = kata__options_read(ret, sizeof(*ret), config, "config", err);
+
+	if (rc < 0)
+		return rc;
+	if (!ret->kernel)
+		ret->kernel = "/mock/kernel";
+	if (!ret->initrd && !ret->image)
+		ret->initrd = "/mock/initrd";
+	return kata__vm_config_check_values(ret, err);
+}
+
 static int mock_build(void *self, const kata_vm_config *config, const kata_agent_config *agent_config,
 		      const kata_qos_config *qos_config, kata_vm **ret_vm, kata_error **err)
 {
+	kata_vm_config complete = KATA_VM_CONFIG_INIT;
 	struct builder *b = self;
 	kata_vm *vm = NULL;
-	int rc;
+	int rc = complete_config(config, &complete, err);
 
+	if (rc < 0)
+		return rc;
 	if (agent_config && agent_config->transport == KATA_AGENT_VSOCK)
 		return kata__fail(
 			err, KATA_E_UNSUPPORTED, CALLER,
 			"agent.transport: the mock has no vsock; use KATA_AGENT_AUTO or KATA_AGENT_VIRTIO_SERIAL");
-	rc = kata__vm_new(b->ctx, &kata__mock_driver, config, agent_config, qos_config, &vm, err);
+	rc = kata__vm_new(b->ctx, &kata__mock_driver, &complete, agent_config, qos_config, &vm, err);
 	if (rc < 0)
 		return rc;
 	kata__mock_machine_of(vm)->controls = kata__mock_controls_ref(b->controls);

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KATA_TESTS_STANDIN_STANDIN_H
+#define KATA_TESTS_STANDIN_STANDIN_H
+/* The process: one machine, three sockets (monitor, console, agent's port), one poll loop. See qemu_standin.c. */
+#include <poll.h>
+
+#include "base/buffer.h"
+#include "qemu_standin/model.h"
+#include "qemu_standin/script.h"
+
+/* A socket of the command line: a listener with at most one peer, or a connected socket. */
+struct endpoint {
+	int listen_fd; /* -1: none (a connected socket was passed) */
+	int fd;        /* -1: nobody is connected */
+	struct kata__buffer out;
+};
+
+struct monitor;
+struct port;
+
+struct standin {
+	struct model model;
+	struct rule *rules;
+	struct monitor *monitor;
+	struct port *port;
+	struct endpoint console;
+	bool mute;        /* answers nobody, on no socket */
+	bool powered_off; /* by the guest: ends once everything is sent */
+};
+
+void endpoint_init(struct endpoint *e);
+/* Accepts when nobody is connected. True when somebody is now that was not before. */
+bool endpoint_accept(struct endpoint *e);
+void endpoint_close(struct endpoint *e);
+void endpoint_put(struct endpoint *e, const void *data, size_t length);
+/* Sends what it can. False when the peer is gone (the endpoint is closed then). */
+bool endpoint_flush(struct endpoint *e);
+/* For poll(): the listener while nobody is connected, else the peer; fd -1 when there is neither. */
+struct pollfd endpoint_poll(const struct endpoint *e, bool may_read);
+void console_print(struct standin *s, const char *text);
+
+/* The monitor (QMP). */
+void monitor_new(struct standin *s, int fd, bool listening);
+struct pollfd monitor_poll(const struct standin *s);
+void monitor_serve(struct standin *s, short revents);
+uint64_t monitor_deadline(const struct standin *s); /* ns, KATA__NEVER */
+void monitor_event(struct standin *s, const char *name, json_t *take_data);
+bool monitor_is_idle(const struct standin *s); /* nothing left to send */
+
+/* The agent's port. */
+void port_new(struct standin *s, int fd, bool listening);
+struct pollfd port_poll(const struct standin *s);
+void port_serve(struct standin *s, short revents);
+uint64_t port_deadline(const struct standin *s);
+void port_machine_changed(struct standin *s); /* it runs, stops, has another device */
+bool port_is_idle(const struct standin *s);
+#endif
