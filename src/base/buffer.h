@@ -12,7 +12,7 @@ struct kata__buffer {
 	size_t len;   /* bytes held */
 	size_t start; /* bytes consumed from the front; live bytes are data[start..len) */
 	size_t alloc;
-	size_t cap;   /* most live bytes ever held */
+	size_t cap; /* most live bytes ever held */
 };
 
 void kata__buffer_init(struct kata__buffer *b, size_t cap);

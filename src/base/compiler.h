@@ -13,11 +13,11 @@
 
 /* KATA_AUTO(free_fn) type *x = NULL: calls kata__cleanup_free_fn(&x) when x goes out of scope. */
 #define KATA_AUTO(fn) __attribute__((cleanup(kata__cleanup_##fn)))
-#define KATA__DEFINE_CLEANUP(type, fn) \
-	static inline KATA__UNUSED void kata__cleanup_##fn(type *p) \
-	{ \
-		if (*p) \
-			fn(*p); \
+#define KATA__DEFINE_CLEANUP(type, fn)                                                                                 \
+	static inline KATA__UNUSED void kata__cleanup_##fn(type *p)                                                    \
+	{                                                                                                              \
+		if (*p)                                                                                                \
+			fn(*p);                                                                                        \
 	}
 
 static inline KATA__UNUSED void kata__cleanup_free(void *p)
@@ -26,14 +26,14 @@ static inline KATA__UNUSED void kata__cleanup_free(void *p)
 }
 
 /* Moves a pointer out of an auto variable: the variable becomes NULL. */
-#define kata__take_ptr(p) \
-	__extension__({ \
-		__typeof__(p) *take_p_ = &(p); \
-		__typeof__(p) take_v_ = *take_p_; \
-		*take_p_ = NULL; \
-		take_v_; \
+#define kata__take_ptr(p)                                                                                              \
+	__extension__({                                                                                                \
+		__typeof__(p) *take_p_ = &(p);                                                                         \
+		__typeof__(p) take_v_ = *take_p_;                                                                      \
+		*take_p_ = NULL;                                                                                       \
+		take_v_;                                                                                               \
 	})
 
 #define kata__array_size(a) (sizeof(a) / sizeof((a)[0]))
-#define kata__container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define kata__container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 #endif

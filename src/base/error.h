@@ -20,14 +20,14 @@
 #define KATA__ERROR_TEXT_MAX 4096
 
 int kata__error_set(kata_error **err, const char *file, int line, int status, kata_origin origin, int os_errno,
-                    const char *fmt, ...) KATA__PRINTF(7, 8);
+		    const char *fmt, ...) KATA__PRINTF(7, 8);
 
-#define kata__fail(err, status, origin, ...) \
+#define kata__fail(err, status, origin, ...)                                                                           \
 	kata__error_set((err), __FILE__, __LINE__, (status), KATA_ORIGIN_##origin, 0, __VA_ARGS__)
 /* A failed system call: origin host; status from errno (EACCES, EPERM: PERMISSION; ENOENT: NOT_FOUND; ENOMEM:
  * NO_MEMORY; else IO); ": strerror" is appended to the message. */
 int kata__error_set_errno(kata_error **err, const char *file, int line, int os_errno, const char *fmt, ...)
-        KATA__PRINTF(5, 6);
+	KATA__PRINTF(5, 6);
 #define kata__fail_errno(err, os_errno, ...) kata__error_set_errno((err), __FILE__, __LINE__, (os_errno), __VA_ARGS__)
 /* Out of memory: the static error. */
 int kata__fail_no_memory(kata_error **err);
@@ -43,7 +43,8 @@ void kata__error_set_console(kata_error *err, const char *text, size_t len);
 void kata__error_set_uncertain(kata_error *err);
 /* Appends `take_other` (may be NULL) at the end of err's cause chain. */
 void kata__error_add_cause(kata_error *err, kata_error *take_other);
-/* A deep copy, so that one failure can be answered to several waiters. NULL for NULL; static error when out of memory. */
+/* A deep copy, so that one failure can be answered to several waiters. NULL for NULL; static error when out of memory.
+ */
 kata_error *kata__error_dup(const kata_error *err);
 /* Moves *from to *err when err is not NULL, else frees it. Returns the status of *from. */
 int kata__error_move(kata_error **err, kata_error **from);

@@ -4,7 +4,8 @@
 /*
  * Strict reading of JSON that may be hostile. kata__json_parse caps bytes, rejects duplicate keys and trailing text.
  * The accessors take the object and a key and report "what.key: expected an integer from 0 to 10, found string".
- * They fail with KATA_E_CORRUPT (records, manifests: text that claims to be ours). Borrowed strings live as long as the object.
+ * They fail with KATA_E_CORRUPT (records, manifests: text that claims to be ours). Borrowed strings live as long as the
+ * object.
  */
 #include <jansson.h>
 #include <stdint.h>
@@ -17,10 +18,11 @@ int kata__json_parse(const char *what, const char *text, size_t len, size_t max,
 int kata__json_get_string(const json_t *o, const char *what, const char *key, const char **ret, kata_error **err);
 /* The value is absent or null: *ret = NULL. */
 int kata__json_get_string_opt(const json_t *o, const char *what, const char *key, const char **ret, kata_error **err);
-int kata__json_get_uint(const json_t *o, const char *what, const char *key, uint64_t max, uint64_t *ret, kata_error **err);
+int kata__json_get_uint(const json_t *o, const char *what, const char *key, uint64_t max, uint64_t *ret,
+			kata_error **err);
 int kata__json_get_bool(const json_t *o, const char *what, const char *key, bool *ret, kata_error **err);
 int kata__json_get_array(const json_t *o, const char *what, const char *key, size_t max_items, json_t **ret,
-                         kata_error **err);
+			 kata_error **err);
 int kata__json_get_object(const json_t *o, const char *what, const char *key, json_t **ret, kata_error **err);
 /* Compact text with sorted keys; NULL when out of memory. Caller frees. */
 char *kata__json_dump(const json_t *o);

@@ -4,14 +4,14 @@
 /*
  * The event loop of a context: fd watches, timers, functions posted from other threads, and a worker pool.
  *
- * Model: whoever runs the loop is its *leader*: the context's I/O thread, or with an external loop the thread that is in
- * kata_context_dispatch() or in a blocking call. Everything marked [leader] may be called by the leader alone, that is from
- * inside a callback of the loop. All callbacks run on the leader, one at a time, with no lock held.
- * State that only the leader touches needs no lock; state that a getter reads from another thread is kept under the
- * object's own mutex.
+ * Model: whoever runs the loop is its *leader*: the context's I/O thread, or with an external loop the thread that is
+ * in kata_context_dispatch() or in a blocking call. Everything marked [leader] may be called by the leader alone, that
+ * is from inside a callback of the loop. All callbacks run on the leader, one at a time, with no lock held. State that
+ * only the leader touches needs no lock; state that a getter reads from another thread is kept under the object's own
+ * mutex.
  *
- * Invariants: 1. a callback is never called after its watch or timer was removed. 2. removing from inside any callback is
- * allowed. 3. kata__loop_post never blocks and never runs the function in the caller.
+ * Invariants: 1. a callback is never called after its watch or timer was removed. 2. removing from inside any callback
+ * is allowed. 3. kata__loop_post never blocks and never runs the function in the caller.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -30,17 +30,18 @@ void kata__loop_free(struct kata__loop *loop);
 /* [leader] `events` are EPOLLIN/EPOLLOUT (EPOLLERR and EPOLLHUP always reported); level-triggered. */
 typedef void (*kata__watch_fn)(void *user, uint32_t events);
 int kata__watch_add(struct kata__loop *loop, int fd, uint32_t events, kata__watch_fn fn, void *user,
-                    struct kata__watch **ret, kata_error **err);
+		    struct kata__watch **ret, kata_error **err);
 void kata__watch_set_events(struct kata__watch *w, uint32_t events); /* no syscall when unchanged */
-void kata__watch_remove(struct kata__watch *w); /* NULL is fine; before the fd is closed */
+void kata__watch_remove(struct kata__watch *w);                      /* NULL is fine; before the fd is closed */
 
 /* [leader] One-shot timer; frees itself after it fired. */
 typedef void (*kata__timer_fn)(void *user);
 int kata__timer_add(struct kata__loop *loop, uint64_t deadline_ns, kata__timer_fn fn, void *user,
-                    struct kata__timer **ret, kata_error **err);
+		    struct kata__timer **ret, kata_error **err);
 void kata__timer_remove(struct kata__timer *t); /* NULL is fine; never after it fired: keep the pointer NULLed in fn */
 
-/* [any thread] Runs fn on the leader soon, in order of posting. The task is the caller's memory, embedded in its object. */
+/* [any thread] Runs fn on the leader soon, in order of posting. The task is the caller's memory, embedded in its
+ * object. */
 struct kata__task {
 	struct kata__task *next;
 	void (*fn)(struct kata__task *task);
@@ -57,8 +58,8 @@ int kata__loop_work(struct kata__loop *loop, struct kata__work *work, kata_error
 
 /* [any thread] True when the calling thread is leading right now. */
 bool kata__loop_is_leader(const struct kata__loop *loop);
-/* [any thread, external loop] Tries to become leader without waiting; true: kata__loop_unlead() must follow. With an own
- * I/O thread it is always false. Lets a blocking call do its first step without a hop. */
+/* [any thread, external loop] Tries to become leader without waiting; true: kata__loop_unlead() must follow. With an
+ * own I/O thread it is always false. Lets a blocking call do its first step without a hop. */
 bool kata__loop_try_lead(struct kata__loop *loop);
 void kata__loop_unlead(struct kata__loop *loop);
 
@@ -67,9 +68,9 @@ int kata__loop_dispatch(struct kata__loop *loop, int timeout_ms, kata_error **er
 int kata__loop_get_fd(const struct kata__loop *loop);
 
 /*
- * [any thread but the leader] Waits until *done (read with acquire) is true or the deadline passes; returns *done. With an
- * own I/O thread it sleeps; with an external loop it leads when nobody does. kata__loop_wake_waiters must
- * follow whenever such a flag was set. On the leader (a callback) it returns at once.
+ * [any thread but the leader] Waits until *done (read with acquire) is true or the deadline passes; returns *done. With
+ * an own I/O thread it sleeps; with an external loop it leads when nobody does. kata__loop_wake_waiters must follow
+ * whenever such a flag was set. On the leader (a callback) it returns at once.
  */
 bool kata__loop_wait(struct kata__loop *loop, const bool *done, uint64_t deadline_ns);
 void kata__loop_wake_waiters(struct kata__loop *loop);

@@ -24,19 +24,20 @@ struct kata__fd_map {
 };
 
 struct kata__spawn {
-	const char *path;          /* absolute */
-	const char *const *argv;   /* NULL-terminated */
-	const char *const *envp;   /* NULL-terminated; NULL is an empty environment */
+	const char *path;               /* absolute */
+	const char *const *argv;        /* NULL-terminated */
+	const char *const *envp;        /* NULL-terminated; NULL is an empty environment */
 	const struct kata__fd_map *fds; /* 0, 1 and 2 not named here become /dev/null */
 	size_t fd_count;
-	bool set_ids;              /* setgroups(0), setresgid, setresuid before exec */
+	bool set_ids; /* setgroups(0), setresgid, setresuid before exec */
 	uid_t uid;
 	gid_t gid;
-	const char *cwd;           /* NULL: "/" */
-	int pid_fd;                /* > 0: the child writes its pid in decimal and a newline here before it execs */
+	const char *cwd; /* NULL: "/" */
+	int pid_fd;      /* > 0: the child writes its pid in decimal and a newline here before it execs */
 };
 
-/* Returns once exec has succeeded or failed (the error then names the path and the errno). *ret_pidfd is the caller's. */
+/* Returns once exec has succeeded or failed (the error then names the path and the errno). *ret_pidfd is the caller's.
+ */
 int kata__process_spawn(const struct kata__spawn *spawn, pid_t *ret_pid, int *ret_pidfd, kata_error **err);
 
 struct kata__process_identity {

@@ -105,9 +105,8 @@ Test(json, accessors_name_the_path_and_what_stands_there)
 	uint64_t n;
 	bool b;
 
-	cr_assert_eq(
-		kata__json_parse("record", "{\"a\":1,\"b\":\"x\",\"c\":-1}", 22, 100, &o, &err), 0,
-		"%s", err ? kata_error_get_message(err) : "");
+	cr_assert_eq(kata__json_parse("record", "{\"a\":1,\"b\":\"x\",\"c\":-1}", 22, 100, &o, &err), 0, "%s",
+		     err ? kata_error_get_message(err) : "");
 	cr_expect_eq(kata__json_get_string(o, "record", "a", &s, &err), KATA_E_CORRUPT);
 	cr_expect_str_eq(kata_error_get_message(err), "record.a: expected a string, found integer");
 	kata_error_free(err);

@@ -2,9 +2,9 @@
 #ifndef CRITERION_CRITERION_H
 #define CRITERION_CRITERION_H
 /*
- * The part of Criterion's interface that our tests use, for builds with ThreadSanitizer alone: Criterion maps its arena at
- * an address that TSan keeps for itself, and stops. Same model: every test in a process of its own, with a timeout; prints
- * Criterion's closing line. TSan's own exit code (66) counts as a failure.
+ * The part of Criterion's interface that our tests use, for builds with ThreadSanitizer alone: Criterion maps its arena
+ * at an address that TSan keeps for itself, and stops. Same model: every test in a process of its own, with a timeout;
+ * prints Criterion's closing line. TSan's own exit code (66) counts as a failure.
  */
 #include <stdbool.h>
 #include <stdio.h>
@@ -31,29 +31,30 @@ struct tsan_test {
 };
 
 void tsan_test_add(struct tsan_test *test);
-void tsan_test_fail(const char *file, int line, const char *what, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+void tsan_test_fail(const char *file, int line, const char *what, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
 void tsan_test_abort(void) __attribute__((noreturn));
 void tsan_test_skip(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
 
-#define TSAN_REGISTER_(var, suite_, name_, fn_, is_suite_, ...) \
-	static struct tsan_test var = {#suite_, name_, fn_, {.sentinel_ = 0, ##__VA_ARGS__}, is_suite_, NULL}; \
-	__attribute__((constructor)) static void var##_add(void) \
-	{ \
-		tsan_test_add(&var); \
+#define TSAN_REGISTER_(var, suite_, name_, fn_, is_suite_, ...)                                                        \
+	static struct tsan_test var = {#suite_, name_, fn_, {.sentinel_ = 0, ##__VA_ARGS__}, is_suite_, NULL};         \
+	__attribute__((constructor)) static void var##_add(void)                                                       \
+	{                                                                                                              \
+		tsan_test_add(&var);                                                                                   \
 	}
-#define Test(suite_, name_, ...) \
-	static void suite_##_##name_##_fn(void); \
-	TSAN_REGISTER_(suite_##_##name_##_test, suite_, #name_, suite_##_##name_##_fn, false, ##__VA_ARGS__) \
+#define Test(suite_, name_, ...)                                                                                       \
+	static void suite_##_##name_##_fn(void);                                                                       \
+	TSAN_REGISTER_(suite_##_##name_##_test, suite_, #name_, suite_##_##name_##_fn, false, ##__VA_ARGS__)           \
 	static void suite_##_##name_##_fn(void)
 #define TestSuite(suite_, ...) TSAN_REGISTER_(suite_##_suite_, suite_, NULL, NULL, true, ##__VA_ARGS__)
 
-#define TSAN_CHECK_(fatal, cond, what, ...) \
-	do { \
-		if (!(cond)) { \
-			tsan_test_fail(__FILE__, __LINE__, what, " " __VA_ARGS__); \
-			if (fatal) \
-				tsan_test_abort(); \
-		} \
+#define TSAN_CHECK_(fatal, cond, what, ...)                                                                            \
+	do {                                                                                                           \
+		if (!(cond)) {                                                                                         \
+			tsan_test_fail(__FILE__, __LINE__, what, " " __VA_ARGS__);                                     \
+			if (fatal)                                                                                     \
+				tsan_test_abort();                                                                     \
+		}                                                                                                      \
 	} while (0)
 
 #define cr_expect(c, ...) TSAN_CHECK_(0, c, #c, ##__VA_ARGS__)
