@@ -17,7 +17,9 @@ static const char spec[] =
 	" \"mounts\":[{\"destination\":\"/proc\",\"type\":\"proc\",\"source\":\"proc\"}],"
 	" \"linux\":{\"namespaces\":[{\"type\":\"mount\"},{\"type\":\"ipc\"},{\"type\":\"uts\"}]}}";
 
-/* Every call returns 0 or a status and fills the error: one place ends the program on it. */
+static kata_sandbox *sandbox;
+
+/* Every call returns 0 or a status and fills the error: one place ends the machine and the program on it. */
 static void must(int rc, kata_error *err)
 {
 	char *text = rc ? kata_error_to_text(err) : NULL;
@@ -25,6 +27,8 @@ static void must(int rc, kata_error *err)
 	if (!rc)
 		return;
 	fprintf(stderr, "tiny: %s", text ? text : "out of memory\n");
+	if (sandbox)
+		kata_sandbox_destroy(sandbox, NULL, NULL);
 	exit(1);
 }
 
@@ -33,7 +37,6 @@ int main(int argc, char **argv)
 	char kernel[4096], initrd[4096], output[256];
 	kata_context *ctx = NULL;
 	kata_vm_builder *builder = NULL;
-	kata_sandbox *sandbox = NULL;
 	kata_storage *disk = NULL;
 	kata_error *err = NULL;
 	int32_t status = -1;
