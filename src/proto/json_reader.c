@@ -399,6 +399,30 @@ int kata__json_next_key(struct kata__json_reader *r, bool *first, char **ret_key
 	return 1;
 }
 
+bool kata__json_skip_void(struct kata__json_reader *r)
+{
+	static const char *const words[] = {"null", "false", "\"\""};
+	struct kata__json_reader ahead = *r;
+	char closing;
+
+	skip_space(&ahead);
+	for (size_t i = 0; i < kata__array_size(words); i++) {
+		if (read_word(&ahead, words[i]) == 0) {
+			r->at = ahead.at;
+			return true;
+		}
+	}
+	closing = here(&ahead) == '[' ? ']' : '}';
+	if (here(&ahead) != '[' && here(&ahead) != '{')
+		return false;
+	ahead.at++;
+	skip_space(&ahead);
+	if (here(&ahead) != closing)
+		return false;
+	r->at = ahead.at + 1;
+	return true;
+}
+
 int kata__json_end(struct kata__json_reader *r)
 {
 	skip_space(r);

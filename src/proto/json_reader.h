@@ -62,6 +62,8 @@ int kata__json_enter(struct kata__json_reader *r, char bracket, bool *ret_first)
 int kata__json_next_item(struct kata__json_reader *r, bool *first);
 /* 1: *ret_key (malloc'ed) was read, stands before its value; 0: passed the closing bracket. */
 int kata__json_next_key(struct kata__json_reader *r, bool *first, char **ret_key);
+/* True, and passes over it, when the value says nothing: null, false, "", [] or {}. */
+bool kata__json_skip_void(struct kata__json_reader *r);
 /* 0 when only white space is left. */
 int kata__json_end(struct kata__json_reader *r);
 

@@ -21,11 +21,12 @@
 #define KATA__OCI_WRITE_MAX (16u * 1024u * 1024u) /* bytes of JSON written */
 
 /*
- * JSON text to message. Required: ociVersion 1.x, process.args (not empty), process.cwd (absolute), root.path, and what
- * the runtime-spec requires of each part. A spec may lack `process`, as the runtime-spec allows, only when it says so:
- * it may not here. text: `length` bytes, no NUL needed. ret_*: the caller frees it with kata__oci_free(). Returns 0;
- * INVALID with the path ("process.args[2]: expected a string, found integer"; unknown words with the allowed ones; "not
- * JSON at byte N"); UNSUPPORTED with the path for a field the agent's protocol cannot carry; NO_MEMORY. Origin: caller.
+ * JSON text to message. Required are ociVersion 1.x, process.args (not empty), process.cwd (absolute), root.path, and
+ * what the runtime-spec requires of each part.
+ * text: `length` bytes, no NUL needed. ret_*: the caller frees it with kata__oci_free().
+ * Returns 0; INVALID with the path ("process.args[2]: expected a string, found integer"; unknown words with the allowed
+ * ones; "not JSON at byte N"); UNSUPPORTED with the path for a field the agent's protocol cannot carry; NO_MEMORY.
+ * The error's origin is the caller.
  */
 int kata__oci_spec_from_json(const char *text, size_t length, Grpc__Spec **ret_spec, kata_error **err);
 /* Paths in errors begin with "process.". */
@@ -35,10 +36,11 @@ int kata__oci_resources_from_json(const char *text, size_t length, Grpc__LinuxRe
 				  kata_error **err);
 
 /*
- * Message to compact JSON text. Numbers that are 0, empty strings and empty lists mean "not set" in the message and are
- * left out, except where the runtime-spec requires the field. The same requirements and words are checked as in
- * reading, since the message may come off the wire. ret_text: NUL-terminated, the caller frees it. ret_length: may be
- * NULL. Returns 0; INVALID with the path; NO_MEMORY.
+ * Message to compact JSON text, which crun 1.8 loads. Numbers that are 0, empty strings and empty lists mean "not set"
+ * in the message and are left out, except where the runtime-spec requires the field. A version later than 1.0 is
+ * written as 1.0.2, whose fields these are. The same requirements and words are checked as in reading, since the
+ * message may come off the wire. ret_text: NUL-terminated, the caller frees it. ret_length: may be NULL. Returns 0;
+ * INVALID with the path; NO_MEMORY.
  */
 int kata__oci_spec_to_json(const Grpc__Spec *spec, char **ret_text, size_t *ret_length, kata_error **err);
 int kata__oci_process_to_json(const Grpc__Process *process, char **ret_text, size_t *ret_length, kata_error **err);

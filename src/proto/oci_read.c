@@ -273,52 +273,6 @@ static int read_map(struct reading *rd, const ProtobufCFieldDescriptor *type, Pr
 
 /* ---- messages */
 
-/* True, and passed over, when the value says nothing: null, false, "", [] or {}. */
-static bool skip_void(struct kata__json_reader *r)
-{
-	struct kata__json_reader ahead = *r;
-	bool value = false;
-	bool first;
-	char *key;
-
-	switch (kata__json_peek(&ahead)) {
-	case KATA__JSON_NULL:
-		if (kata__json_read_null(&ahead))
-			return false;
-		break;
-	case KATA__JSON_BOOLEAN:
-		if (kata__json_read_boolean(&ahead, &value) || value)
-			return false;
-		break;
-	case KATA__JSON_STRING:
-		if (ahead.length - ahead.at < 2 || ahead.text[ahead.at + 1] != '"')
-			return false;
-		ahead.at += 2;
-		break;
-	case KATA__JSON_ARRAY:
-		if (kata__json_enter(&ahead, '[', &first) || kata__json_next_item(&ahead, &first))
-			return false;
-		break;
-	case KATA__JSON_OBJECT:
-		if (kata__json_enter(&ahead, '{', &first))
-			return false;
-		switch (kata__json_next_key(&ahead, &first, &key)) {
-		case 0:
-			break;
-		case 1:
-			free(key);
-			return false;
-		default:
-			return false;
-		}
-		break;
-	default:
-		return false;
-	}
-	*r = ahead;
-	return true;
-}
-
 static bool skip_harmless(struct kata__json_reader *r, const struct kata__oci_refused *refused)
 {
 	struct kata__json_reader ahead = *r;
@@ -339,7 +293,7 @@ static bool skip_harmless(struct kata__json_reader *r, const struct kata__oci_re
 /* The path ends with the field's name. */
 static int refuse_field(struct reading *rd, const struct kata__oci_message *schema, const char *name)
 {
-	if (skip_void(&rd->json))
+	if (kata__json_skip_void(&rd->json))
 		return 0;
 	for (const struct kata__oci_refused *f = schema->refused; f && f->json_name; f++) {
 		if (strcmp(f->json_name, name) != 0)

@@ -72,7 +72,8 @@ static int load(const struct kata__slice *line, json_t **ret, kata_error **err)
 		*ret = NULL;
 		return refuse(err, "a message that is not a JSON object");
 	}
-	if (json_error_code(&why) == json_error_out_of_memory)
+	/* Out of memory before it began, jansson says nothing. */
+	if (!why.text[0] || json_error_code(&why) == json_error_out_of_memory)
 		return kata__fail_no_memory(err);
 	return kata__fail(err, KATA_E_PROTOCOL, VMM, "QMP: a message that is not JSON at byte %d of %zu", why.position,
 			  line->length);

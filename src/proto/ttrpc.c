@@ -230,10 +230,21 @@ int kata__ttrpc_append_request(struct kata__buffer *out, uint32_t stream_id, con
 	return 0;
 }
 
+/* At most TEXT_MAX bytes, not cut within a UTF-8 character. */
+static size_t text_length_of(const char *text)
+{
+	size_t n = text ? strnlen(text, TEXT_MAX) : 0;
+
+	if (n == TEXT_MAX)
+		while (n && ((unsigned char)text[n] & 0xc0) == 0x80)
+			n--;
+	return n;
+}
+
 static int append_status(struct kata__buffer *out, uint32_t stream_id, int32_t code, const char *text, kata_error **err)
 {
 	uint64_t wire_code = (uint64_t)(int64_t)code;
-	size_t text_length = text ? strnlen(text, TEXT_MAX) : 0;
+	size_t text_length = text_length_of(text);
 	size_t status = 1 + varint_size(wire_code) + field_size(text_length);
 	struct kata__ttrpc_header h = {
 		.length = (uint32_t)field_size(status), .stream_id = stream_id, .type = KATA__TTRPC_RESPONSE};

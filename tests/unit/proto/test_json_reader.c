@@ -213,6 +213,25 @@ Test(json_reader, broken_objects_are_refused)
 		cr_assert_eq(read_keys(bad[i]), KATA_E_INVALID, "%s", bad[i]);
 }
 
+Test(json_reader, a_void_value_is_passed_over_and_another_is_not)
+{
+	static const char *const voids[] = {"null", " false", "\"\"", "[]", "{ }", "\n[\t]"};
+	static const char *const others[] = {"", "true", "0", "\"a\"", "[0]", "{\"a\":1}", "[}", "{]", "[", "nul"};
+
+	for (size_t i = 0; i < sizeof(voids) / sizeof(voids[0]); i++) {
+		struct kata__json_reader r = over(voids[i]);
+
+		cr_assert(kata__json_skip_void(&r), "%s", voids[i]);
+		cr_assert_eq(r.at, r.length, "%s", voids[i]);
+	}
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+		struct kata__json_reader r = over(others[i]);
+
+		cr_assert(!kata__json_skip_void(&r), "%s", others[i]);
+		cr_assert_eq(r.at, 0, "%s", others[i]);
+	}
+}
+
 Test(json_reader, a_syntax_error_says_where_and_why)
 {
 	struct kata__json_reader r = over("[\n1 2]");

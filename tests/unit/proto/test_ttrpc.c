@@ -410,6 +410,25 @@ Test(ttrpc, an_error_reply_is_read_back)
 	kata__buffer_deinit(&b);
 }
 
+Test(ttrpc, a_long_text_is_cut_between_characters)
+{
+	char text[65536 + 8] = "";
+	struct kata__ttrpc_reply reply = {.code = 13, .text = text};
+	struct kata__ttrpc_reader client = {.is_server = false};
+	struct kata__ttrpc_response r;
+	struct kata__ttrpc_frame f;
+	struct kata__buffer b;
+
+	memset(text, 'x', 65534);
+	memcpy(text + 65534, "\xe2\x82\xac!", 4);
+	kata__buffer_init(&b, CAP);
+	cr_assert_eq(kata__ttrpc_append_response(&b, 1, &reply, NULL), 0);
+	f = next_frame(&client, &b);
+	cr_assert_eq(kata__ttrpc_read_response(&f, &r, NULL), 0);
+	cr_assert_eq(r.text.length, 65534);
+	kata__buffer_deinit(&b);
+}
+
 Test(ttrpc, an_empty_ok_reply_is_an_empty_frame)
 {
 	Grpc__Empty empty = GRPC__EMPTY__INIT;
