@@ -141,6 +141,11 @@ void kata__watch_remove(struct kata__watch *w)
 	w->loop->dead = w;
 }
 
+void kata__watch_free(struct kata__watch *w)
+{
+	free(w);
+}
+
 static void free_dead(struct kata__loop *loop)
 {
 	while (loop->dead) {
@@ -257,7 +262,7 @@ static void arm_timer_fd(struct kata__loop *loop)
 	if (loop->timer_fd < 0 || earliest >= loop->timer_armed)
 		return;
 	spec.it_value.tv_sec = (time_t)(earliest / 1000000000u);
-	spec.it_value.tv_nsec = (long)(earliest % 1000000000u);
+	spec.it_value.tv_nsec = (long)(earliest % 1000000000u) + !earliest; /* all zero would switch it off */
 	if (timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL) == 0)
 		loop->timer_armed = earliest;
 }
@@ -320,10 +325,20 @@ static void handle(struct kata__loop *loop, const struct epoll_event *ev)
 	}
 }
 
+/* How long until the next timer. A timerfd that is set early enough ends the sleep by itself; being set rarely, it costs less than a
+ * timeout that the kernel sets up and takes down in every round. */
+static int timers_left_ms(struct kata__loop *loop)
+{
+	arm_timer_fd(loop);
+	if (!loop->heap_len || (loop->timer_fd >= 0 && loop->timer_armed <= loop->heap[0]->deadline))
+		return -1;
+	return kata__deadline_left_ms(loop->heap[0]->deadline);
+}
+
 /* Goes to sleep only if nothing was posted meanwhile. */
 static int poll_timeout(struct kata__loop *loop, int timeout_ms)
 {
-	int left = loop->heap_len ? kata__deadline_left_ms(loop->heap[0]->deadline) : -1;
+	int left = timers_left_ms(loop);
 
 	if (timeout_ms >= 0 && (left < 0 || timeout_ms < left))
 		left = timeout_ms;

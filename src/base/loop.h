@@ -33,6 +33,8 @@ int kata__watch_add(struct kata__loop *loop, int fd, uint32_t events, kata__watc
 		    struct kata__watch **ret, kata_error **err);
 void kata__watch_set_events(struct kata__watch *w, uint32_t events); /* no syscall when unchanged */
 void kata__watch_remove(struct kata__watch *w);                      /* NULL is fine; before the fd is closed */
+/* For what outlives the loop: frees a watch whose loop has been freed. NULL is fine. */
+void kata__watch_free(struct kata__watch *w);
 
 /* [leader] One-shot timer; frees itself after it fired. */
 typedef void (*kata__timer_fn)(void *user);

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * deletion.c - waiting until the guest has let go of a device.
+ *
+ * The event may come before the reply to device_del, so the waiter is in the list before the command is sent. A guest that has not booted far
+ * enough clears the request unseen; QEMU allows to repeat it, so it is repeated, at growing intervals, for as long as the op's deadline lets
+ * it. A reply "no such device" is as good as the event, which may have passed on a connection that broke.
+ */
+#include "vm/qemu/machine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FIRST_REPEAT_MS 2000u
+#define RECONNECTS_MAX 3u
+
+/* In the list from before the device_del to the op's finish. */
+struct kata__qemu_waiter {
+	struct kata__qemu_waiter *next;
+	struct kata__qemu *q;
+	kata_op *op; /* borrowed: the waiter is the op's scratch */
+	uint64_t token;
+	bool armed;  /* the op waits for it */
+	bool deleted;
+	unsigned reconnects;
+	uint64_t repeat_ms;
+	struct kata__timer *repeat;
+	char name[KATA__QEMU_NAME_MAX];
+};
+
+static struct kata__qemu_waiter *waiter_of(const kata_op *op)
+{
+	return kata__vm_op_data(op)->scratch;
+}
+
+static struct kata__qemu_waiter *find_waiter(const struct kata__qemu *q, const char *name)
+{
+	for (struct kata__qemu_waiter *w = q->waiters; w; w = w->next)
+		if (strcmp(w->name, name) == 0)
+			return w;
+	return NULL;
+}
+
+static void disarm(struct kata__qemu_waiter *w)
+{
+	w->armed = false;
+	kata__timer_remove(kata__take_ptr(w->repeat));
+}
+
+static void resume(struct kata__qemu_waiter *w, kata_error *take_err)
+{
+	if (!w->armed) {
+		kata_error_free(take_err);
+		return;
+	}
+	disarm(w);
+	kata__op_resume(w->op, w->token, (int)kata_error_get_status(take_err), take_err);
+}
+
+void kata__qemu_on_deleted(struct kata__qemu *q, const char *name)
+{
+	struct kata__qemu_waiter *w = find_waiter(q, name);
+
+	if (!w)
+		return;
+	w->deleted = true;
+	resume(w, NULL);
+}
+
+/* ---- asking again */
+
+struct request {
+	struct kata__qemu *q;
+	char name[KATA__QEMU_NAME_MAX];
+};
+
+static bool says_pending(const kata_error *err)
+{
+	return kata_error_get_status(err) == KATA_E_VMM &&
+	       strstr(kata_error_get_message(err), "already in the process of unplug") != NULL;
+}
+
+/* Success says nothing yet. A broken connection is told to all waiters by kata__qemu_fail_waiters. */
+static void on_reply(void *user, const json_t *value, kata_error *take_err)
+{
+	struct request *r = user;
+	struct kata__qemu_waiter *w = find_waiter(r->q, r->name);
+
+	if (w && kata__qemu_says_absent(take_err))
+		kata__qemu_on_deleted(r->q, r->name);
+	else if (w && kata_error_get_status(take_err) == KATA_E_VMM && !says_pending(take_err))
+		resume(w, kata__take_ptr(take_err));
+	kata_error_free(take_err);
+	free(r);
+}
+
+static int send_request(struct kata__qemu_waiter *w, kata_error **err)
+{
+	struct request *r;
+	int rc = kata__qemu_ensure_connected(w->q, err);
+
+	if (rc)
+		return rc;
+	r = calloc(1, sizeof(*r));
+	if (!r)
+		return kata__fail_no_memory(err);
+	r->q = w->q;
+	memcpy(r->name, w->name, sizeof(r->name));
+	rc = kata__qmp_execute(w->q->qmp, "device_del", json_pack("{s:s}", "id", w->name), -1, on_reply, r, err);
+	if (rc)
+		free(r);
+	return rc;
+}
+
+static void on_repeat(void *user);
+
+static int arm(struct kata__qemu_waiter *w, kata_error **err)
+{
+	w->token = kata__op_token(w->op);
+	w->armed = true;
+	return kata__timer_add(kata__context_loop(w->q->vm->ctx), kata__deadline_in_ms(w->repeat_ms), on_repeat, w, &w->repeat, err);
+}
+
+static void on_repeat(void *user)
+{
+	struct kata__qemu_waiter *w = user;
+	kata_error *err = NULL;
+
+	w->repeat = NULL;
+	w->repeat_ms *= 2;
+	if (send_request(w, &err) == 0)
+		(void)kata__timer_add(kata__context_loop(w->q->vm->ctx), kata__deadline_in_ms(w->repeat_ms), on_repeat, w,
+		                      &w->repeat, NULL);
+	else
+		resume(w, err);
+}
+
+/* ---- steps */
+
+static int make_waiter(kata_op *op, const char *name, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	struct kata__qemu_waiter *w = d->scratch;
+	struct kata__qemu *q = kata__qemu_of(d->vm);
+
+	if (w)
+		return 0;
+	w = calloc(1, sizeof(*w));
+	if (!w)
+		return kata__fail_no_memory(err);
+	*w = (struct kata__qemu_waiter){.next = q->waiters, .q = q, .op = op, .repeat_ms = FIRST_REPEAT_MS};
+	snprintf(w->name, sizeof(w->name), "%s", name);
+	q->waiters = w;
+	d->scratch = w;
+	return 0;
+}
+
+static int check_request(kata_op *op, const json_t *value, kata_error **err)
+{
+	struct kata__qemu_waiter *w = waiter_of(op);
+
+	if (!*err)
+		return 0;
+	if (kata__qemu_says_absent(*err))
+		w->deleted = true;
+	else if (!says_pending(*err))
+		return (int)kata_error_get_status(*err);
+	kata_error_free(*err);
+	*err = NULL;
+	return 0;
+}
+
+int kata__qemu_request_deletion(kata_op *op, const char *name, kata_error **err)
+{
+	int rc = make_waiter(op, name, err);
+
+	if (rc)
+		return rc;
+	return kata__qemu_command(op, "device_del", json_pack("{s:s}", "id", name), -1, check_request, err);
+}
+
+int kata__qemu_await_deletion(kata_op *op, kata_error **err)
+{
+	struct kata__qemu_waiter *w = waiter_of(op);
+	int rc;
+
+	if (w->deleted)
+		return KATA__STEP_DONE;
+	rc = arm(w, err);
+	return rc ? rc : KATA__STEP_WAIT;
+}
+
+void kata__qemu_cancel_deletion(kata_op *op)
+{
+	struct kata__qemu_waiter *w = waiter_of(op);
+
+	if (w)
+		disarm(w);
+}
+
+int kata__qemu_undo_device(kata_op *op, const char *name, kata_error **err)
+{
+	kata_error *failure = NULL;
+	struct kata__qemu_waiter *w;
+	int rc = make_waiter(op, name, err);
+
+	if (rc)
+		return rc;
+	w = waiter_of(op);
+	rc = send_request(w, &failure);
+	if (rc == KATA_E_GONE) { /* QEMU has ended, and the device with it */
+		kata_error_free(failure);
+		return KATA__STEP_DONE;
+	}
+	if (!rc)
+		rc = arm(w, &failure);
+	return rc ? kata__error_move(err, &failure) : KATA__STEP_WAIT;
+}
+
+void kata__qemu_end_deletion(kata_op *op)
+{
+	struct kata__qemu_waiter *w = waiter_of(op);
+
+	if (!w)
+		return;
+	disarm(w);
+	for (struct kata__qemu_waiter **at = &w->q->waiters; *at; at = &(*at)->next) {
+		if (*at != w)
+			continue;
+		*at = w->next;
+		return;
+	}
+}
+
+/* An undo asks again on a new connection; where there is none QEMU is gone, and the device with it. */
+static void fail_undo(struct kata__qemu_waiter *w, const kata_error *why)
+{
+	kata_error *err = NULL;
+
+	if (!w->q->exited && w->reconnects++ >= RECONNECTS_MAX) {
+		resume(w, kata__error_dup(why));
+		return;
+	}
+	switch (w->q->exited ? KATA_E_GONE : send_request(w, &err)) {
+	case 0:
+		return;
+	case KATA_E_GONE:
+		kata_error_free(err);
+		resume(w, NULL);
+		return;
+	default:
+		resume(w, err);
+	}
+}
+
+void kata__qemu_fail_waiters(struct kata__qemu *q, const kata_error *why)
+{
+	for (struct kata__qemu_waiter *w = q->waiters; w; w = w->next) {
+		if (!w->armed)
+			continue;
+		if (kata__op_is_undoing(w->op))
+			fail_undo(w, why);
+		else
+			resume(w, kata__error_dup(why));
+	}
+}

@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * handover.c - letting go of a running machine, and taking one over.
+ *
+ * Who takes over trusts nothing but the directory of its own state: the process is the recorded one by its pidfd and start time, the
+ * monitor behind qmp.sock is that machine's by its UUID, and the devices are compared with what QEMU has.
+ */
+#include "vm/qemu/machine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fd.h"
+
+/* ---- release */
+
+static int step_let_go(kata_op *op, kata_error **err)
+{
+	struct kata__qemu *q = kata__qemu_of_op(op);
+	int pidfd = kata__qemu_let_go(q);
+
+	if (pidfd >= 0 && q->is_child)
+		kata__qemu_reap_later(q->vm->ctx, pidfd);
+	else
+		kata__close_fd(&pidfd);
+	q->has_dir = false;
+	return KATA__STEP_DONE;
+}
+
+static const struct kata__step release_steps[] = {
+        {.name = "write-record", .run = kata__vm_step_write_record},
+        {.name = "save-released", .run = kata__vm_step_save_released, .undo = kata__vm_step_unsave_released,
+         .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING | KATA__STEP_JOURNAL},
+        {.name = "hand-over", .run = kata__vm_step_hand_over, .undo = kata__vm_step_take_back,
+         .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING | KATA__STEP_JOURNAL},
+        {.name = "let-go", .run = step_let_go, .flags = KATA__STEP_NO_CANCEL},
+};
+const struct kata__op_table kata__qemu_release = {
+        .name = "release",
+        KATA__STEPS(release_steps),
+        .timeout_ms = 5000,
+        .finish = kata__vm_finish_device,
+        .free_data = kata__vm_free_op_data,
+};
+
+/* ---- rebuild: the process and its monitor */
+
+struct scratch {
+	int pidfd;
+};
+
+static struct scratch *scratch_of(const kata_op *op)
+{
+	return kata__vm_op_data(op)->scratch;
+}
+
+static int step_open_process(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	struct scratch *s = calloc(1, sizeof(*s));
+	struct kata__process_identity id;
+
+	if (!s)
+		return kata__fail_no_memory(err);
+	s->pidfd = -1;
+	d->scratch = s;
+	kata__vm_get_process(d->vm, &id);
+	return kata__process_open(&id, &s->pidfd, err);
+}
+
+static int undo_open_process(kata_op *op, kata_error **err)
+{
+	kata__close_fd(&scratch_of(op)->pidfd);
+	return KATA__STEP_DONE;
+}
+
+static int step_connect_qmp(kata_op *op, kata_error **err)
+{
+	struct kata__qemu *q = kata__qemu_of_op(op);
+	int rc = kata__qemu_adopt(q, kata__take_fd(&scratch_of(op)->pidfd), err);
+
+	if (!rc)
+		rc = kata__qemu_step_connect(op, err);
+	if (rc < 0)
+		scratch_of(op)->pidfd = kata__qemu_let_go(q);
+	return rc;
+}
+
+static int undo_connect_qmp(kata_op *op, kata_error **err)
+{
+	int pidfd = kata__qemu_let_go(kata__qemu_of_op(op));
+
+	kata__close_fd(&pidfd);
+	return KATA__STEP_DONE;
+}
+
+static int check_uuid(kata_op *op, const json_t *value, kata_error **err)
+{
+	const char *uuid = json_string_value(json_object_get(value, "UUID"));
+	const kata_vm *vm = kata__vm_op_data(op)->vm;
+
+	if (*err)
+		return (int)kata_error_get_status(*err);
+	if (!uuid || strcmp(uuid, vm->uuid) != 0)
+		return kata__fail(err, KATA_E_IDENTITY, VMM, "the monitor in %s is of another machine: not of %s", vm->dir, vm->uuid);
+	return 0;
+}
+
+static int step_query_uuid(kata_op *op, kata_error **err)
+{
+	return kata__qemu_command(op, "query-uuid", NULL, -1, check_uuid, err);
+}
+
+/* The record may be older than the last pause. Writes the op's data: the state it stands for is used at the finish only. */
+static int check_status(kata_op *op, const json_t *value, kata_error **err)
+{
+	const json_t *running = json_object_get(value, "running");
+
+	if (*err)
+		return (int)kata_error_get_status(*err);
+	if (!json_is_boolean(running))
+		return kata__fail(err, KATA_E_PROTOCOL, VMM, "QEMU does not say whether it runs");
+	kata__vm_op_data(op)->state_before = json_is_true(running) ? KATA_VM_RUNNING : KATA_VM_PAUSED;
+	return 0;
+}
+
+static int step_query_status(kata_op *op, kata_error **err)
+{
+	return kata__qemu_command(op, "query-status", NULL, -1, check_status, err);
+}
+
+/* ---- rebuild: its devices */
+
+static bool has_child(const json_t *children, const char *name)
+{
+	const json_t *child;
+	size_t i;
+
+	json_array_foreach (children, i, child) {
+		const char *found = json_string_value(json_object_get(child, "name"));
+
+		if (found && strcmp(found, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+static int say_missing(const kata_vm *vm, const char *noun, const char *id, kata_error **err)
+{
+	int rc = kata__fail(err, KATA_E_CORRUPT, CALLER,
+	                    "the record has %s '%s' plugged, but machine '%s' has it no more: the record is older than an unplug", noun, id,
+	                    vm->id);
+
+	if (err)
+		kata__error_set_hint(*err, "rebuild from the latest record (released.json, or the last one stored)");
+	return rc;
+}
+
+static int check_storages(kata_vm *vm, const json_t *children, size_t *ret_found, kata_error **err)
+{
+	for (size_t i = 0; i < kata_vm_get_storage_count(vm); i++) {
+		char name[KATA__QEMU_NAME_MAX];
+		kata_storage *s = NULL;
+		int rc = kata_vm_get_storage(vm, i, &s, err);
+
+		if (rc)
+			return rc;
+		kata__qemu_storage_name(s, name);
+		if (has_child(children, name))
+			++*ret_found;
+		else if (kata_storage_get_state(s) != KATA_DEVICE_DIVERGED)
+			rc = say_missing(vm, "storage", kata_storage_get_id(s), err);
+		kata_storage_unref(s);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int check_nics(kata_vm *vm, const json_t *children, size_t *ret_found, kata_error **err)
+{
+	for (size_t i = 0; i < kata_vm_get_nic_count(vm); i++) {
+		char name[KATA__QEMU_NAME_MAX];
+		kata_nic *n = NULL;
+		int rc = kata_vm_get_nic(vm, i, &n, err);
+
+		if (rc)
+			return rc;
+		kata__qemu_nic_name(n, name);
+		if (has_child(children, name))
+			++*ret_found;
+		else if (kata_nic_get_state(n) != KATA_DEVICE_DIVERGED)
+			rc = say_missing(vm, "NIC", kata_nic_get_id(n), err);
+		kata_nic_unref(n);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static bool is_callers_device(const char *name)
+{
+	return strncmp(name, "s-", 2) == 0 || strncmp(name, "n-", 2) == 0;
+}
+
+static int check_unknown(const kata_vm *vm, const json_t *children, size_t found, kata_error **err)
+{
+	const json_t *child;
+	size_t i, count = 0;
+
+	json_array_foreach (children, i, child) {
+		const char *name = json_string_value(json_object_get(child, "name"));
+
+		count += name && is_callers_device(name);
+	}
+	if (count <= found)
+		return 0;
+	return kata__fail(err, KATA_E_CORRUPT, CALLER,
+	                  "machine '%s' has %zu disks and NICs, the record has %zu of them: the record is older than a plug", vm->id, count,
+	                  found);
+}
+
+static int check_devices(kata_op *op, const json_t *value, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+	size_t found = 0;
+	int rc;
+
+	if (*err)
+		return (int)kata_error_get_status(*err);
+	if ((rc = check_storages(vm, value, &found, err)) || (rc = check_nics(vm, value, &found, err)))
+		return rc;
+	return check_unknown(vm, value, found, err);
+}
+
+static int step_compare_devices(kata_op *op, kata_error **err)
+{
+	return kata__qemu_command(op, "qom-list", json_pack("{s:s}", "path", "/machine/peripheral"), -1, check_devices, err);
+}
+
+static int step_connect_console(kata_op *op, kata_error **err)
+{
+	return kata__qemu_connect_console(kata__qemu_of_op(op), err);
+}
+
+static int step_commit(kata_op *op, kata_error **err)
+{
+	kata__qemu_of_op(op)->has_dir = true;
+	return KATA__STEP_DONE;
+}
+
+static void finish_rebuild(kata_op *op, int status, kata_error **error)
+{
+	struct scratch *s = scratch_of(op);
+
+	if (s)
+		kata__close_fd(&s->pidfd);
+	kata__vm_finish_device(op, status, error);
+}
+
+static const struct kata__step rebuild_steps[] = {
+        {.name = "take-over", .run = kata__vm_step_take_over, .undo = kata__vm_step_give_back,
+         .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING},
+        {.name = "open-process", .run = step_open_process, .undo = undo_open_process, .flags = KATA__STEP_BLOCKING},
+        {.name = "connect-qmp", .run = step_connect_qmp, .undo = undo_connect_qmp, .flags = KATA__STEP_UNCERTAIN},
+        {.name = "query-uuid", .run = step_query_uuid},
+        {.name = "query-status", .run = step_query_status},
+        {.name = "compare-devices", .run = step_compare_devices},
+        {.name = "connect-console", .run = step_connect_console},
+        {.name = "drop-released", .run = kata__vm_step_drop_released, .flags = KATA__STEP_BLOCKING},
+        {.name = "commit", .run = step_commit},
+};
+const struct kata__op_table kata__qemu_rebuild = {
+        .name = "rebuild",
+        KATA__STEPS(rebuild_steps),
+        .timeout_ms = 5000,
+        .finish = finish_rebuild,
+        .free_data = kata__vm_free_op_data,
+};

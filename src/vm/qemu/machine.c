@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* machine.c - see machine.h: the process, its connections, commands for steps. */
+#include "vm/qemu/machine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/text.h"
+
+#define LAST_WORDS_MAX 4096
+
+/* ---- life */
+
+int kata__qemu_init(kata_vm *vm, kata_error **err)
+{
+	struct kata__qemu *q = calloc(1, sizeof(*q));
+
+	if (!q)
+		return kata__fail_no_memory(err);
+	q->vm = vm;
+	q->pidfd = -1;
+	q->cold_last = &q->cold;
+	kata__console_init(&q->console);
+	vm->impl = q;
+	return 0;
+}
+
+void kata__qemu_deinit(kata_vm *vm)
+{
+	struct kata__qemu *q = kata__qemu_of(vm);
+
+	int pidfd = kata__qemu_let_go(q);
+
+	kata__close_fd(&pidfd);
+	kata__qemu_drop_cold(q);
+	kata__console_deinit(&q->console);
+	free(q->last_words);
+	free(q->settings.binary);
+	free(q->machine);
+	free(q);
+	vm->impl = NULL;
+}
+
+/* ---- the process */
+
+static void say_how_it_ended(const struct kata__qemu *q, kata_error **err)
+{
+	if (q->exit_status < 0)
+		kata__fail(err, KATA_E_GONE, VMM, "QEMU has ended");
+	else if (q->exit_status > 128)
+		kata__fail(err, KATA_E_GONE, VMM, "QEMU was ended by signal %d", q->exit_status - 128);
+	else
+		kata__fail(err, KATA_E_GONE, VMM, "QEMU has ended with exit status %d", q->exit_status);
+}
+
+static void stop_watching(struct kata__qemu *q)
+{
+	kata__watch_remove(q->pid_watch);
+	q->pid_watch = NULL;
+	kata__close_fd(&q->pidfd);
+}
+
+static void on_exit_seen(void *user, uint32_t events)
+{
+	KATA_AUTO(kata_error_free) kata_error *why = NULL;
+	struct kata__qemu *q = user;
+	struct kata__qmp *qmp = q->qmp;
+	kata_op *killing = q->killing;
+
+	if (!kata__process_try_reap(q->pidfd, &q->exit_status))
+		return;
+	q->exited = true;
+	stop_watching(q);
+	say_how_it_ended(q, &why);
+	q->qmp = NULL;
+	kata__qmp_close(qmp, why);
+	kata__qemu_fail_waiters(q, why);
+	kata__console_detach(&q->console);
+	q->killing = NULL;
+	if (killing)
+		kata__op_resume(killing, q->killing_token, 0, NULL);
+	kata_op_unref(killing);
+	kata__vm_ended(q->vm);
+}
+
+int kata__qemu_adopt(struct kata__qemu *q, int take_pidfd, kata_error **err)
+{
+	int rc;
+
+	q->pidfd = take_pidfd;
+	q->exited = false;
+	rc = kata__watch_add(kata__context_loop(q->vm->ctx), q->pidfd, EPOLLIN, on_exit_seen, q, &q->pid_watch, err);
+	if (rc)
+		kata__close_fd(&q->pidfd);
+	return rc;
+}
+
+int kata__qemu_let_go(struct kata__qemu *q)
+{
+	int pidfd = kata__take_fd(&q->pidfd);
+
+	kata__qmp_close(kata__take_ptr(q->qmp), NULL);
+	stop_watching(q);
+	kata__console_detach(&q->console);
+	return pidfd;
+}
+
+/* ---- connections */
+
+static void on_event(void *user, const char *name, const json_t *data)
+{
+	struct kata__qemu *q = user;
+	const char *device = json_string_value(json_object_get(data, "device"));
+
+	if (strcmp(name, "DEVICE_DELETED") == 0 && device)
+		kata__qemu_on_deleted(q, device);
+}
+
+static void on_broken(void *user, const kata_error *err)
+{
+	struct kata__qemu *q = user;
+
+	kata__log(q->vm->ctx, KATA_LOG_WARNING, "vm", "vm %s: %s", q->vm->id, kata_error_get_message(err));
+	kata__qemu_fail_waiters(q, err);
+}
+
+static const struct kata__qmp_handler handler = {.on_event = on_event, .on_broken = on_broken};
+
+int kata__qemu_connect_socket(const struct kata__qemu *q, const char *name, int *ret_fd, kata_error **err)
+{
+	KATA_AUTO(free) char *path = kata__format("%s/%s", q->vm->dir, name);
+
+	return path ? kata__unix_connect(path, ret_fd, err) : kata__fail_no_memory(err);
+}
+
+/* ready: as kata__qmp_open; takes ready_user only on success. */
+static int connect_monitor(struct kata__qemu *q, kata__qmp_reply_fn ready, void *ready_user, kata_error **err)
+{
+	int fd;
+	int rc;
+
+	if (q->exited) {
+		say_how_it_ended(q, err);
+		return KATA_E_GONE;
+	}
+	kata__qmp_close(kata__take_ptr(q->qmp), NULL);
+	rc = kata__qemu_connect_socket(q, "qmp.sock", &fd, err);
+	if (rc)
+		return rc;
+	return kata__qmp_open(kata__context_loop(q->vm->ctx), fd, &handler, q, ready, ready_user, &q->qmp, err);
+}
+
+static void ignore_ready(void *user, const json_t *value, kata_error *take_err)
+{
+	kata_error_free(take_err);
+}
+
+int kata__qemu_ensure_connected(struct kata__qemu *q, kata_error **err)
+{
+	if (q->qmp && !kata__qmp_is_broken(q->qmp))
+		return 0;
+	return connect_monitor(q, ignore_ready, NULL, err);
+}
+
+int kata__qemu_connect_console(struct kata__qemu *q, kata_error **err)
+{
+	int fd;
+	int rc = kata__qemu_connect_socket(q, "console.sock", &fd, err);
+
+	return rc ? rc : kata__console_attach(&q->console, kata__context_loop(q->vm->ctx), fd, err);
+}
+
+/* ---- commands for steps */
+
+struct call {
+	kata_op *op; /* referenced */
+	uint64_t token;
+	kata__qemu_check_fn check;
+};
+
+static void on_reply(void *user, const json_t *value, kata_error *take_err)
+{
+	struct call *c = user;
+	int rc = take_err ? (int)kata_error_get_status(take_err) : 0;
+
+	if (c->check)
+		rc = c->check(c->op, value, &take_err);
+	kata__op_resume(c->op, c->token, rc, take_err);
+	kata_op_unref(c->op);
+	free(c);
+}
+
+static struct call *call_new(kata_op *op, kata__qemu_check_fn check)
+{
+	struct call *c = calloc(1, sizeof(*c));
+
+	if (c)
+		*c = (struct call){.op = kata_op_ref(op), .token = kata__op_token(op), .check = check};
+	return c;
+}
+
+static int call_failed(struct call *c, int rc)
+{
+	kata_op_unref(c->op);
+	free(c);
+	return rc;
+}
+
+int kata__qemu_step_connect(kata_op *op, kata_error **err)
+{
+	struct call *c = call_new(op, NULL);
+	int rc;
+
+	if (!c)
+		return kata__fail_no_memory(err);
+	rc = connect_monitor(kata__qemu_of_op(op), on_reply, c, err);
+	return rc ? call_failed(c, rc) : KATA__STEP_WAIT;
+}
+
+/* QEMU cannot be reached: an undo may take that for done. */
+static int not_sent(kata_op *op, kata__qemu_check_fn check, kata_error *take_failure, kata_error **err)
+{
+	int rc = (int)kata_error_get_status(take_failure);
+
+	if (check)
+		rc = check(op, NULL, &take_failure);
+	return rc ? kata__error_move(err, &take_failure) : KATA__STEP_DONE;
+}
+
+int kata__qemu_command(kata_op *op, const char *command, json_t *take_args, int fd, kata__qemu_check_fn check, kata_error **err)
+{
+	struct kata__qemu *q = kata__qemu_of_op(op);
+	kata_error *failure = NULL;
+	struct call *c;
+	int rc;
+
+	if (kata__qemu_ensure_connected(q, &failure)) {
+		json_decref(take_args);
+		return not_sent(op, check, failure, err);
+	}
+	c = call_new(op, check);
+	if (!c) {
+		json_decref(take_args);
+		return kata__fail_no_memory(err);
+	}
+	rc = kata__qmp_execute(q->qmp, command, take_args, fd, on_reply, c, err);
+	return rc ? call_failed(c, rc) : KATA__STEP_WAIT;
+}
+
+bool kata__qemu_says_absent(const kata_error *err)
+{
+	static const char *const words[] = {"not found", "Failed to find node", "Cannot find device"};
+	const char *message = kata_error_get_message(err);
+
+	if (kata_error_get_status(err) != KATA_E_VMM)
+		return false;
+	for (size_t i = 0; i < kata__array_size(words); i++)
+		if (strstr(message, words[i]))
+			return true;
+	return false;
+}
+
+int kata__qemu_check_absent(kata_op *op, const json_t *value, kata_error **err)
+{
+	if (!*err)
+		return 0;
+	if (!kata__qemu_says_absent(*err) && kata_error_get_status(*err) != KATA_E_GONE)
+		return (int)kata_error_get_status(*err);
+	kata_error_free(*err);
+	*err = NULL;
+	return 0;
+}
+
+/* ---- what is known of it afterwards */
+
+static char *read_tail(int fd, size_t *ret_len)
+{
+	struct stat st;
+	char *text;
+	ssize_t n;
+
+	if (fstat(fd, &st) || st.st_size <= 0)
+		return NULL;
+	text = malloc(LAST_WORDS_MAX + 1);
+	if (!text)
+		return NULL;
+	n = pread(fd, text, LAST_WORDS_MAX, st.st_size > LAST_WORDS_MAX ? st.st_size - LAST_WORDS_MAX : 0);
+	if (n <= 0) {
+		free(text);
+		return NULL;
+	}
+	text[n] = '\0';
+	*ret_len = (size_t)n;
+	return text;
+}
+
+static char *read_log(const kata_vm *vm, size_t *ret_len)
+{
+	KATA_AUTO(free) char *path = kata__format("%s/vmm.log", vm->dir);
+	KATA_AUTO_FD int fd = path ? open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
+
+	return fd < 0 ? NULL : read_tail(fd, ret_len);
+}
+
+void kata__qemu_keep_last_words(kata_vm *vm)
+{
+	struct kata__qemu *q = kata__qemu_of(vm);
+	size_t len = 0;
+	char *text = read_log(vm, &len);
+
+	pthread_mutex_lock(&q->console.mutex);
+	free(q->last_words);
+	q->last_words = text;
+	pthread_mutex_unlock(&q->console.mutex);
+}
+
+char *kata__qemu_last_words(kata_vm *vm, size_t *ret_len)
+{
+	struct kata__qemu *q = kata__qemu_of(vm);
+	char *text = read_log(vm, ret_len);
+
+	if (text)
+		return text;
+	pthread_mutex_lock(&q->console.mutex);
+	text = kata__strdup(q->last_words);
+	*ret_len = text ? strlen(text) : 0;
+	pthread_mutex_unlock(&q->console.mutex);
+	return text;
+}
+
+char *kata__qemu_console(kata_vm *vm, size_t *ret_len)
+{
+	return kata__console_copy(&kata__qemu_of(vm)->console, ret_len);
+}

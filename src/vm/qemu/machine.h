@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KATA_VM_QEMU_MACHINE_H
+#define KATA_VM_QEMU_MACHINE_H
+/*
+ * The QEMU process behind a kata_vm: its pidfd, its monitor, its console, the devices for its command line. vm->impl.
+ *
+ *   blank --start: adopt, connect--> connected --exit seen--> exited
+ *                                        |release: let_go--> blank
+ *   blank --rebuild: adopt, connect--> connected
+ *
+ * A monitor connection that broke while QEMU lives is made anew by the next command.
+ * [leader] all of it, unless it says otherwise.
+ */
+#include "vm/qemu/cmdline.h"
+#include "vm/qemu/console.h"
+#include "vm/qemu/qmp_client.h"
+#include "vm/vm.h"
+
+/* How QEMU is run: from the builder's options. Strings are owned by whoever holds the struct. */
+struct kata__qemu_settings {
+	char *binary;
+	bool set_ids;
+	uid_t uid;
+	gid_t gid;
+};
+
+struct kata__qemu_waiter; /* deletion.c */
+
+struct kata__qemu {
+	kata_vm *vm;
+	struct kata__qemu_settings settings;
+	char *machine; /* as the binary names it */
+	bool kvm;
+	bool has_dir; /* vm->dir is this machine's, and goes with it */
+	struct kata__qemu_cold *cold, **cold_last;
+
+	int pidfd; /* -1: no process */
+	struct kata__watch *pid_watch;
+	bool is_child;
+	bool exited;
+	int exit_status; /* as kata__process_try_reap */
+	struct kata__qmp *qmp;
+	struct kata__console console;
+	struct kata__qemu_waiter *waiters;
+	char *last_words; /* under console.mutex */
+	kata_op *killing; /* referenced: a destroy that waits for the exit */
+	uint64_t killing_token;
+};
+
+static inline struct kata__qemu *kata__qemu_of(const kata_vm *vm)
+{
+	return (struct kata__qemu *)vm->impl;
+}
+static inline struct kata__qemu *kata__qemu_of_op(const kata_op *op)
+{
+	return kata__qemu_of(kata__vm_op_data(op)->vm);
+}
+
+int kata__qemu_init(kata_vm *vm, kata_error **err);
+void kata__qemu_deinit(kata_vm *vm);
+
+/* Watches this process from now on; takes the pidfd. */
+int kata__qemu_adopt(struct kata__qemu *q, int take_pidfd, kata_error **err);
+/* Stops watching and closes all connections; the process is left as it is. Returns its pidfd, the caller's, or -1. */
+int kata__qemu_let_go(struct kata__qemu *q);
+/* Step: a new connection to the monitor; waits until it can be used. */
+int kata__qemu_step_connect(kata_op *op, kata_error **err);
+/* A connection to the monitor, the one there is or a new one: 0, or GONE. */
+int kata__qemu_ensure_connected(struct kata__qemu *q, kata_error **err);
+int kata__qemu_connect_console(struct kata__qemu *q, kata_error **err);
+/* A connection to <dir>/<name>; non-blocking. */
+int kata__qemu_connect_socket(const struct kata__qemu *q, const char *name, int *ret_fd, kata_error **err);
+
+/*
+ * A command as the wait of the step (or undo) under way: returns KATA__STEP_WAIT or < 0. Takes take_args. The reply goes through check
+ * (NULL: success is success): it gets the value, or *err set, and returns the step's outcome; to forgive, it frees *err, sets it NULL and returns 0.
+ * It must not write the op's data: the op may have gone on (deadline).
+ */
+typedef int (*kata__qemu_check_fn)(kata_op *op, const json_t *value, kata_error **err);
+int kata__qemu_command(kata_op *op, const char *command, json_t *take_args, int fd, kata__qemu_check_fn check, kata_error **err);
+/* Checks for undos: what is not there (or a QEMU that is gone) needs no undoing. */
+int kata__qemu_check_absent(kata_op *op, const json_t *value, kata_error **err);
+bool kata__qemu_says_absent(const kata_error *err);
+
+/* Devices of the boot command line (cold.c). add takes the entry. take_cold unlinks the entry of this device (NULL: none). */
+void kata__qemu_add_cold(struct kata__qemu *q, struct kata__qemu_cold *take_entry);
+struct kata__qemu_cold *kata__qemu_take_cold(struct kata__qemu *q, const void *storage_or_nic);
+void kata__qemu_free_cold(struct kata__qemu_cold *entry); /* NULL is fine */
+/* After the start QEMU has the fds. */
+void kata__qemu_drop_cold(struct kata__qemu *q);
+/* Steps and finish of unplugging before the start. */
+int kata__qemu_step_take_cold(kata_op *op, kata_error **err);
+int kata__qemu_undo_take_cold(kata_op *op, kata_error **err);
+void kata__qemu_finish_take_cold(kata_op *op, int status, kata_error **error);
+
+/*
+ * Unplugging (deletion.c): device_del is only a request; the device is gone when QEMU says DEVICE_DELETED, after the guest let go.
+ * The op's scratch holds the wait, so a table that uses these has no other; its finish calls kata__qemu_end_deletion first.
+ */
+int kata__qemu_request_deletion(kata_op *op, const char *name, kata_error **err); /* step: waits for the reply */
+int kata__qemu_await_deletion(kata_op *op, kata_error **err);                     /* step: waits for the event */
+void kata__qemu_cancel_deletion(kata_op *op);                                     /* its cancel */
+int kata__qemu_undo_device(kata_op *op, const char *name, kata_error **err);      /* both, as one undo */
+void kata__qemu_end_deletion(kata_op *op);
+void kata__qemu_on_deleted(struct kata__qemu *q, const char *name);
+/* The monitor's connection broke, or QEMU ended. */
+void kata__qemu_fail_waiters(struct kata__qemu *q, const kata_error *why);
+
+/* Reaps a child of ours that was let go, when it ends (reaper.c). Takes the pidfd. */
+void kata__qemu_reap_later(kata_context *ctx, int take_pidfd);
+
+/* [any thread] Tail of vmm.log, or of what was kept of it; malloc'ed or NULL. */
+char *kata__qemu_last_words(kata_vm *vm, size_t *ret_len);
+char *kata__qemu_console(kata_vm *vm, size_t *ret_len);
+/* [any thread] Before the directory goes. */
+void kata__qemu_keep_last_words(kata_vm *vm);
+
+/* The tables of the driver. */
+extern const struct kata__op_table kata__qemu_start, kata__qemu_pause, kata__qemu_resume, kata__qemu_release, kata__qemu_rebuild,
+        kata__qemu_destroy;
+extern const struct kata__op_table kata__qemu_add_storage, kata__qemu_remove_storage, kata__qemu_add_storage_cold,
+        kata__qemu_remove_storage_cold;
+extern const struct kata__op_table kata__qemu_add_nic, kata__qemu_remove_nic, kata__qemu_add_nic_cold, kata__qemu_remove_nic_cold;
+extern const struct kata__vm_driver kata__qemu_driver;
+#endif

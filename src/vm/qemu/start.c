@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * start.c - from a config to a running QEMU.
+ *
+ * The sockets are made and listened on here and given to QEMU, so a connect cannot come too early; our ends of the listening ones are closed
+ * as soon as QEMU has them, so that a connection to a QEMU that died breaks.
+ */
+#include "vm/qemu/machine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/text.h"
+#include "vm/qemu/boot_files.h"
+
+#define KILL_MS 5000
+
+/* What the steps hand to each other. */
+struct scratch {
+	struct kata__qemu_boot_files files;
+	int qmp_fd, console_fd, agent_fd, log_fd, pid_file_fd;
+	int pidfd;
+	struct kata__process_identity process;
+};
+
+static struct scratch *scratch_of(const kata_op *op)
+{
+	return kata__vm_op_data(op)->scratch;
+}
+
+static int step_make_dir(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	struct scratch *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return kata__fail_no_memory(err);
+	*s = (struct scratch){.files = KATA__QEMU_NO_BOOT_FILES,
+	                      .qmp_fd = -1, .console_fd = -1, .agent_fd = -1, .log_fd = -1, .pid_file_fd = -1, .pidfd = -1};
+	d->scratch = s;
+	return kata__vm_step_make_dir(op, err);
+}
+
+/* ---- files and sockets */
+
+static int open_in_dir(const kata_vm *vm, const char *name, int *ret_fd, kata_error **err)
+{
+	KATA_AUTO(free) char *path = kata__format("%s/%s", vm->dir, name);
+
+	if (!path)
+		return kata__fail_no_memory(err);
+	*ret_fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
+	return *ret_fd < 0 ? kata__fail_errno(err, errno, "cannot make %s", path) : 0;
+}
+
+static void close_files(struct scratch *s)
+{
+	kata__qemu_boot_files_close(&s->files);
+	kata__close_fd(&s->log_fd);
+	kata__close_fd(&s->pid_file_fd);
+}
+
+static int step_open_files(kata_op *op, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+	const struct kata__qemu_settings *settings = &kata__qemu_of(vm)->settings;
+	struct scratch *s = scratch_of(op);
+	int rc;
+
+	if ((rc = kata__qemu_boot_files_open(&vm->config->v, settings, &s->files, err)) ||
+	    (rc = open_in_dir(vm, "vmm.log", &s->log_fd, err)) || (rc = open_in_dir(vm, "vmm.pid", &s->pid_file_fd, err)) ||
+	    (rc = kata__qemu_memory_file_open(&vm->config->v, settings, &s->files, err)))
+		close_files(s);
+	return rc;
+}
+
+static int undo_open_files(kata_op *op, kata_error **err)
+{
+	struct scratch *s = scratch_of(op);
+
+	if (s->files.made_memory)
+		unlink(kata__vm_op_data(op)->vm->config->v.memory_path);
+	close_files(s);
+	return KATA__STEP_DONE;
+}
+
+static void close_listeners(struct scratch *s)
+{
+	kata__close_fd(&s->qmp_fd);
+	kata__close_fd(&s->console_fd);
+	kata__close_fd(&s->agent_fd);
+}
+
+static int step_listen(kata_op *op, kata_error **err)
+{
+	const char *dir = kata__vm_op_data(op)->vm->dir;
+	struct scratch *s = scratch_of(op);
+	int rc;
+
+	if ((rc = kata__unix_listen(dir, "qmp.sock", &s->qmp_fd, err)) ||
+	    (rc = kata__unix_listen(dir, "console.sock", &s->console_fd, err)) ||
+	    (rc = kata__unix_listen(dir, "agent.sock", &s->agent_fd, err)))
+		close_listeners(s);
+	return rc;
+}
+
+static int undo_listen(kata_op *op, kata_error **err)
+{
+	close_listeners(scratch_of(op)); /* the names go with the directory */
+	return KATA__STEP_DONE;
+}
+
+/* ---- the process */
+
+static struct kata__qemu_boot describe(const kata_vm *vm, const struct scratch *s)
+{
+	const struct kata__qemu *q = kata__qemu_of(vm);
+
+	return (struct kata__qemu_boot){
+	        .binary = q->settings.binary, .id = vm->id, .uuid = vm->uuid, .machine = q->machine, .kvm = q->kvm,
+	        .config = &vm->config->v, .devices = q->cold, .kernel_fd = s->files.kernel_fd, .initrd_fd = s->files.initrd_fd,
+	        .image_fd = s->files.image_fd, .memory_fd = s->files.memory_fd, .qmp_fd = s->qmp_fd,
+	        .console_fd = s->console_fd, .agent_fd = s->agent_fd, .log_fd = s->log_fd};
+}
+
+static int spawn(const struct kata__qemu_settings *settings, const struct kata__qemu_launch *l, struct scratch *s, kata_error **err)
+{
+	const struct kata__spawn spawn = {.path = settings->binary,
+	                                  .argv = (const char *const *)l->argv,
+	                                  .fds = l->fds,
+	                                  .fd_count = l->fd_count,
+	                                  .set_ids = settings->set_ids,
+	                                  .uid = settings->uid,
+	                                  .gid = settings->gid,
+	                                  .pid_fd = s->pid_file_fd};
+	pid_t pid;
+
+	return kata__process_spawn(&spawn, &pid, &s->pidfd, err) ? KATA_E_VMM : kata__process_identity_of(pid, &s->process, NULL);
+}
+
+static void kill_and_reap(struct scratch *s)
+{
+	struct pollfd p = {.fd = s->pidfd, .events = POLLIN};
+	int status, n;
+
+	if (s->pidfd < 0)
+		return;
+	kata__process_signal(s->pidfd, SIGKILL);
+	do
+		n = poll(&p, 1, KILL_MS);
+	while (n < 0 && errno == EINTR);
+	kata__process_try_reap(s->pidfd, &status);
+	kata__close_fd(&s->pidfd);
+}
+
+/* The cold list does not change while the VM is STARTING. */
+static int step_spawn(kata_op *op, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+	struct scratch *s = scratch_of(op);
+	struct kata__qemu_boot boot = describe(vm, s);
+	struct kata__qemu_launch launch;
+	int rc = kata__qemu_launch_make(&boot, &launch, err);
+
+	if (rc)
+		return rc;
+	rc = spawn(&kata__qemu_of(vm)->settings, &launch, s, err);
+	kata__qemu_launch_deinit(&launch);
+	if (rc)
+		return rc;
+	close_listeners(s);
+	close_files(s);
+	return KATA__STEP_DONE;
+}
+
+static int undo_spawn(kata_op *op, kata_error **err)
+{
+	kill_and_reap(scratch_of(op));
+	kata__qemu_keep_last_words(kata__vm_op_data(op)->vm);
+	return KATA__STEP_DONE;
+}
+
+/* ---- its monitor and console */
+
+static int step_connect_qmp(kata_op *op, kata_error **err)
+{
+	struct kata__qemu *q = kata__qemu_of_op(op);
+	int rc = kata__qemu_adopt(q, kata__take_fd(&scratch_of(op)->pidfd), err);
+
+	if (rc)
+		return rc;
+	q->is_child = true;
+	rc = kata__qemu_step_connect(op, err);
+	if (rc < 0)
+		scratch_of(op)->pidfd = kata__qemu_let_go(q);
+	return rc;
+}
+
+static int undo_connect_qmp(kata_op *op, kata_error **err)
+{
+	struct scratch *s = scratch_of(op);
+	int pidfd = kata__qemu_let_go(kata__qemu_of_op(op));
+
+	if (s->pidfd < 0)
+		s->pidfd = pidfd;
+	return KATA__STEP_DONE;
+}
+
+static int step_connect_console(kata_op *op, kata_error **err)
+{
+	return kata__qemu_connect_console(kata__qemu_of_op(op), err);
+}
+
+static int step_cont(kata_op *op, kata_error **err)
+{
+	return kata__qemu_command(op, "cont", NULL, -1, NULL, err);
+}
+
+static int step_commit(kata_op *op, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+	struct scratch *s = scratch_of(op);
+
+	kata__vm_set_pid(vm, s->process.pid, s->process.start_time);
+	kata__qemu_drop_cold(kata__qemu_of(vm));
+	kata__qemu_of(vm)->has_dir = true;
+	return KATA__STEP_DONE;
+}
+
+static void finish(kata_op *op, int status, kata_error **error)
+{
+	struct scratch *s = scratch_of(op);
+
+	if (s) {
+		close_listeners(s);
+		close_files(s);
+		kata__close_fd(&s->pidfd);
+	}
+	kata__vm_finish_device(op, status, error);
+}
+
+static const struct kata__step steps[] = {
+        {.name = "make-dir", .run = step_make_dir, .undo = kata__vm_step_unmake_dir,
+         .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING},
+        {.name = "open-files", .run = step_open_files, .undo = undo_open_files, .flags = KATA__STEP_BLOCKING | KATA__STEP_JOURNAL},
+        {.name = "listen", .run = step_listen, .undo = undo_listen, .flags = KATA__STEP_BLOCKING},
+        {.name = "spawn", .run = step_spawn, .undo = undo_spawn,
+         .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING | KATA__STEP_JOURNAL},
+        {.name = "connect-qmp", .run = step_connect_qmp, .undo = undo_connect_qmp, .flags = KATA__STEP_UNCERTAIN},
+        {.name = "connect-console", .run = step_connect_console},
+        {.name = "cont", .run = step_cont},
+        {.name = "commit", .run = step_commit},
+};
+const struct kata__op_table kata__qemu_start = {
+        .name = "start",
+        KATA__STEPS(steps),
+        .timeout_ms = 10000,
+        .finish = finish,
+        .free_data = kata__vm_free_op_data,
+};
