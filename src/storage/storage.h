@@ -9,8 +9,8 @@
 #include "base/error.h"
 #include "base/json.h"
 
-/* [leader] Life of the device; the mirror that getters read is under the storage's own mutex. kata__storage_begin_plug fails with BUSY when it is
- * not NEW. address and size are copied. */
+/* [leader] Life of the device; the mirror that getters read is under the storage's own mutex. kata__storage_begin_plug
+ * fails with BUSY when it is not NEW. address and size are copied. */
 int kata__storage_begin_plug(kata_storage *s, kata_error **err);
 void kata__storage_set_state(kata_storage *s, kata_device_state state);
 void kata__storage_set_plugged(kata_storage *s, const char *address, uint64_t size_bytes);
@@ -25,17 +25,18 @@ int kata__storage_from_json(const json_t *o, const char *what, kata_storage **re
 
 /* An image opened and checked: what the VMM gets. */
 struct kata__image {
-	int fd;            /* O_RDWR, or O_RDONLY when read-only; -1 when closed */
-	int backing_fd;    /* O_RDONLY, or -1 */
+	int fd;              /* O_RDWR, or O_RDONLY when read-only; -1 when closed */
+	int backing_fd;      /* O_RDONLY, or -1 */
 	uint64_t size_bytes; /* virtual size */
-	dev_t dev;         /* identity of the opened file: for block devices 0 and st_rdev in ino */
+	dev_t dev;           /* identity of the opened file: for block devices 0 and st_rdev in ino */
 	ino_t ino;
 };
 /*
- * Opens the storage's path without following a symlink swap after the check (what is checked is the fd), and refuses: directory, fifo, socket, char
- * device; a block device mounted on the host (mountinfo, by dev number, partitions and whole disk included) or with holders (O_EXCL), a loop backing file that
- * is mounted; qcow2 with an unallowed backing file, external data file, unknown incompatible features, a header that contradicts itself;
- * a raw file whose size is 0 or not a multiple of 512; a format that does not match the magic. Blocking: for worker threads.
+ * Opens the storage's path without following a symlink swap after the check (what is checked is the fd), and refuses:
+ * directory, fifo, socket, char device; a block device mounted on the host (mountinfo, by dev number, partitions and
+ * whole disk included) or with holders (O_EXCL), a loop backing file that is mounted; qcow2 with an unallowed backing
+ * file, external data file, unknown incompatible features, a header that contradicts itself; a raw file whose size is 0
+ * or not a multiple of 512; a format that does not match the magic. Blocking: for worker threads.
  */
 int kata__image_open(const kata_storage *s, struct kata__image *ret, kata_error **err);
 void kata__image_close(struct kata__image *image);

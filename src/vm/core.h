@@ -12,6 +12,7 @@
 #include "vm/vm.h"
 
 #define KATA__VM_MAGIC 0x4b564d31u
+#define KATA__VM_ITEM_ID_MAX 65u
 #define KATA__VM_OPS_MAX 4096u /* operations under way on one VM */
 
 /* A device that holds a slot. It is in the table from the reserve to the drop. */

@@ -13,9 +13,16 @@
 
 #include "base/fd.h"
 
+/* Slots 8 to 30 of bus 0 first (31 is the chipset's), then their next functions: "08.1/00". */
 void kata__vm_port_address(int port, char out[16])
 {
-	snprintf(out, 16, "%02x/00", (unsigned)(KATA__VM_FIRST_PORT_SLOT + port));
+	unsigned slot = KATA__VM_FIRST_PORT_SLOT + (unsigned)port % KATA__VM_PORT_SLOTS;
+	unsigned function = (unsigned)port / KATA__VM_PORT_SLOTS;
+
+	if (function)
+		snprintf(out, 16, "%02x.%u/00", slot, function);
+	else
+		snprintf(out, 16, "%02x/00", slot);
 }
 
 void kata__vm_lun_address(int lun, char out[16])

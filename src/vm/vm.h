@@ -171,6 +171,7 @@ int kata__vm_step_remove_dir(kata_op *op, kata_error **err);
 
 /* Root port slot number on pcie.0 of port i, and the address strings: "SS/00" and "0:LUN". */
 #define KATA__VM_FIRST_PORT_SLOT 8
+#define KATA__VM_PORT_SLOTS 23u
 void kata__vm_port_address(int port, char out[16]);
 void kata__vm_lun_address(int lun, char out[16]);
 

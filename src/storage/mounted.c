@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the host has mounted, from /proc/self/mountinfo and /sys.
+ *
+ * Model: the devices through which the disk could be mounted are collected first (itself, its partitions, its whole
+ * disk; of a file the loop devices it backs, and their partitions), then every mount is compared by device number: that
+ * of its file system, and that of the device node it names as its source (some file systems, btrfs for one, have a
+ * number of their own). A mount in another mount namespace is not seen here; the O_EXCL open of a block device
+ * (image.c) is, since the kernel claims what it mounts.
+ */
+#include "storage/mounted.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#define DEVICES_MAX 512u
+
+struct devices {
+	dev_t list[DEVICES_MAX];
+	size_t count;
+};
+
+static void add_device(struct devices *d, dev_t dev)
+{
+	for (size_t i = 0; i < d->count; i++)
+		if (d->list[i] == dev)
+			return;
+	if (d->count < DEVICES_MAX)
+		d->list[d->count++] = dev;
+}
+
+static bool has_device(const struct devices *d, dev_t dev)
+{
+	for (size_t i = 0; i < d->count; i++)
+		if (d->list[i] == dev)
+			return true;
+	return false;
+}
+
+/* "MAJOR:MINOR" of dir/name/dev or dir/dev. */
+static bool read_dev(const char *dir, const char *name, dev_t *ret)
+{
+	char path[512];
+	unsigned maj, min;
+	FILE *f;
+	int n;
+
+	n = snprintf(path, sizeof(path), "%s/%s%sdev", dir, name, name[0] ? "/" : "");
+	if (n < 0 || (size_t)n >= sizeof(path))
+		return false;
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	n = fscanf(f, "%u:%u", &maj, &min);
+	fclose(f);
+	*ret = makedev(maj, min);
+	return n == 2;
+}
+
+/* The subdirectories of a disk in sysfs that have a number are its partitions. */
+static void add_partitions(struct devices *d, const char *sys_dir)
+{
+	DIR *dir = opendir(sys_dir);
+	struct dirent *e;
+	char path[512];
+	dev_t dev;
+
+	while (dir && (e = readdir(dir))) {
+		int n = snprintf(path, sizeof(path), "%s/%s/partition", sys_dir, e->d_name);
+
+		if (n > 0 && (size_t)n < sizeof(path) && access(path, F_OK) == 0 && read_dev(sys_dir, e->d_name, &dev))
+			add_device(d, dev);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+static void add_block_device(struct devices *d, dev_t dev)
+{
+	char dir[64], path[96];
+	dev_t whole;
+
+	add_device(d, dev);
+	snprintf(dir, sizeof(dir), "/sys/dev/block/%u:%u", major(dev), minor(dev));
+	snprintf(path, sizeof(path), "%s/partition", dir);
+	if (access(path, F_OK) == 0) {
+		snprintf(path, sizeof(path), "%s/..", dir);
+		if (read_dev(path, "", &whole))
+			add_device(d, whole);
+		return;
+	}
+	add_partitions(d, dir);
+}
+
+/* Is the loop device `name` backed by the file of `st`? The path in sysfs says " (deleted)" when it is gone. */
+static bool is_backed_by(const char *name, const struct stat *st)
+{
+	char path[512], backing[4200];
+	struct stat other;
+	FILE *f;
+	bool read;
+
+	snprintf(path, sizeof(path), "/sys/block/%.64s/loop/backing_file", name);
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	read = fgets(backing, sizeof(backing), f) != NULL;
+	fclose(f);
+	if (!read)
+		return false;
+	backing[strcspn(backing, "\n")] = '\0';
+	return stat(backing, &other) == 0 && other.st_dev == st->st_dev && other.st_ino == st->st_ino;
+}
+
+static void add_loop_devices(struct devices *d, const struct stat *st)
+{
+	DIR *dir = opendir("/sys/block");
+	struct dirent *e;
+	char path[512];
+	dev_t dev;
+
+	while (dir && (e = readdir(dir))) {
+		if (strncmp(e->d_name, "loop", 4) != 0 || !is_backed_by(e->d_name, st))
+			continue;
+		if (read_dev("/sys/block", e->d_name, &dev))
+			add_device(d, dev);
+		snprintf(path, sizeof(path), "/sys/block/%.64s", e->d_name);
+		add_partitions(d, path);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+/* mountinfo writes space, tab, newline and backslash as \ooo. */
+static void unescape(char *text)
+{
+	char *out = text;
+
+	for (char *in = text; *in; out++) {
+		if (in[0] == '\\' && in[1] >= '0' && in[1] <= '3' && in[2] >= '0' && in[2] <= '7' && in[3] >= '0' &&
+		    in[3] <= '7') {
+			*out = (char)((in[1] - '0') * 64 + (in[2] - '0') * 8 + (in[3] - '0'));
+			in += 4;
+		} else {
+			*out = *in++;
+		}
+	}
+	*out = '\0';
+}
+
+/* "36 35 98:0 /root /mount/point options [tags] - fstype source superoptions" */
+struct mount {
+	dev_t dev;
+	char *point, *source;
+};
+
+static bool parse_mount(char *line, struct mount *m)
+{
+	char *fields = line, *field, *dash = strstr(line, " - ");
+	unsigned maj, min;
+
+	if (!dash)
+		return false;
+	*dash = '\0';
+	strsep(&fields, " ");
+	strsep(&fields, " ");
+	field = strsep(&fields, " ");
+	if (!field || sscanf(field, "%u:%u", &maj, &min) != 2)
+		return false;
+	strsep(&fields, " ");
+	m->point = strsep(&fields, " ");
+	fields = dash + 3;
+	strsep(&fields, " ");
+	m->source = strsep(&fields, " ");
+	if (!m->point || !m->source)
+		return false;
+	m->dev = makedev(maj, min);
+	unescape(m->point);
+	unescape(m->source);
+	return true;
+}
+
+static bool is_of(const struct mount *m, const struct devices *d)
+{
+	struct stat st;
+
+	if (has_device(d, m->dev))
+		return true;
+	return m->source[0] == '/' && stat(m->source, &st) == 0 && S_ISBLK(st.st_mode) && has_device(d, st.st_rdev);
+}
+
+static int check_mounts(const struct devices *d, const char *what, kata_error **err)
+{
+	FILE *f = fopen("/proc/self/mountinfo", "re");
+	struct mount m;
+	char *line = NULL;
+	size_t size = 0;
+	int rc = 0;
+
+	if (!f)
+		return kata__fail_errno(err, errno, "%s: cannot tell whether it is mounted: /proc/self/mountinfo",
+					what);
+	while (rc == 0 && getline(&line, &size, f) > 0) {
+		line[strcspn(line, "\n")] = '\0';
+		if (parse_mount(line, &m) && is_of(&m, d))
+			rc = kata__fail(err, KATA_E_BUSY, HOST, "%s: is mounted on the host, at %s: unmount it first",
+					what, m.point);
+	}
+	free(line);
+	fclose(f);
+	return rc;
+}
+
+int kata__check_not_mounted(const struct stat *st, const char *what, kata_error **err)
+{
+	struct devices *d = calloc(1, sizeof(*d));
+	int rc = 0;
+
+	if (!d)
+		return kata__fail_no_memory(err);
+	if (S_ISBLK(st->st_mode))
+		add_block_device(d, st->st_rdev);
+	else
+		add_loop_devices(d, st);
+	if (d->count)
+		rc = check_mounts(d, what, err);
+	free(d);
+	return rc;
+}
