@@ -89,19 +89,16 @@ static kata_agent *locked(const kata_agent *agent)
 /* False, and nothing changed, where the table has no such edge. */
 static bool move_locked(kata_agent *agent, kata_agent_state state)
 {
-	if (!(transitions[agent->state] & 1u << state))
+	if (!(transitions[atomic_load(&agent->state)] & 1u << state))
 		return false;
-	agent->state = state;
+	atomic_store(&agent->state, state);
 	return true;
 }
 
 kata_agent_state kata_agent_get_state(const kata_agent *agent)
 {
-	kata_agent *a = locked(agent);
-	kata_agent_state state = a->state;
-
-	pthread_mutex_unlock(&a->mutex);
-	return state;
+	assert(agent->magic == AGENT_MAGIC);
+	return atomic_load(&agent->state);
 }
 
 const char *kata_agent_get_version(const kata_agent *agent)
@@ -124,13 +121,14 @@ bool kata_agent_has_guest_service(const kata_agent *agent)
 
 int kata__agent_check_connected(kata_agent *agent, kata_error **err)
 {
-	kata_agent *a = locked(agent);
-	kata_agent_state state = a->state;
-	kata_error *lost = state == KATA_AGENT_LOST ? kata__error_dup(a->lost) : NULL;
+	kata_agent_state state = kata_agent_get_state(agent);
+	kata_error *lost;
 
-	pthread_mutex_unlock(&a->mutex);
 	if (state == KATA_AGENT_CONNECTED)
 		return 0;
+	locked(agent);
+	lost = kata__error_dup(agent->lost);
+	pthread_mutex_unlock(&agent->mutex);
 	if (lost)
 		return kata__error_move(err, &lost);
 	return kata__fail(err, KATA_E_STATE, CALLER, "agent: is %s, must be connected",
@@ -155,7 +153,7 @@ int kata__agent_new(kata_context *ctx, kata_vm *vm, kata_agent **ret, kata_error
 	atomic_init(&agent->refs, 1);
 	agent->ctx = ctx;
 	agent->vm = vm ? kata_vm_ref(vm) : NULL;
-	agent->state = KATA_AGENT_CONNECTING;
+	atomic_init(&agent->state, KATA_AGENT_CONNECTING);
 	pthread_mutex_init(&agent->mutex, NULL);
 	*ret = agent;
 	return 0;
@@ -236,9 +234,9 @@ void kata__agent_connected(kata_agent *agent, const kata_agent_ops *ops, void *t
 	agent->ops = ops;
 	agent->self = take_self;
 	pthread_mutex_lock(&agent->mutex);
-	move_locked(agent, KATA_AGENT_CONNECTED);
 	agent->version = take_version;
 	agent->has_guest_service = has_guest_service;
+	move_locked(agent, KATA_AGENT_CONNECTED);
 	pthread_mutex_unlock(&agent->mutex);
 }
 

@@ -28,9 +28,9 @@ struct kata_agent {
 
 	/* under mutex (a leaf: nothing is called with it held) */
 	pthread_mutex_t mutex;
-	kata_agent_state state;
-	kata_error *lost; /* LOST: why */
-	char *version;    /* set once, before CONNECTED; NULL: unknown */
+	_Atomic kata_agent_state state; /* written under the mutex, read without */
+	kata_error *lost;               /* LOST: why */
+	char *version;                  /* set once, before CONNECTED; NULL: unknown */
 	bool has_guest_service;
 };
 

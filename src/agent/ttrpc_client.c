@@ -25,6 +25,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 
 #define SLOTS_MIN 16u
@@ -397,7 +398,7 @@ static void break_soon(struct kata__ttrpc_client *c, int send_errno)
 		return;
 	c->send_errno = send_errno;
 	kata__watch_set_events(c->watch, EPOLLIN);
-	kata__timer_add(c->loop, 0, on_broken, c, &c->broken, NULL);
+	kata__timer_add(c->loop, kata__now_ns(), on_broken, c, &c->broken, NULL);
 }
 
 /* Sends from the front of `b`. True: all of it has left. */
