@@ -6,6 +6,8 @@
  */
 #include <errno.h>
 
+#include <kata/export.h>
+
 #include "proto/message.h"
 #include "proto/qmp.h"
 #include "proto/ttrpc.h"
@@ -41,7 +43,7 @@ static bool fails(void)
 	return false;
 }
 
-void *malloc(size_t size)
+KATA_API void *malloc(size_t size)
 {
 	void *p = fails() ? NULL : __libc_malloc(size);
 
@@ -49,7 +51,7 @@ void *malloc(size_t size)
 	return p;
 }
 
-void *calloc(size_t n, size_t size)
+KATA_API void *calloc(size_t n, size_t size)
 {
 	void *p = fails() ? NULL : __libc_calloc(n, size);
 
@@ -57,7 +59,7 @@ void *calloc(size_t n, size_t size)
 	return p;
 }
 
-void *realloc(void *old, size_t size)
+KATA_API void *realloc(void *old, size_t size)
 {
 	void *p = fails() ? NULL : __libc_realloc(old, size);
 
@@ -65,7 +67,7 @@ void *realloc(void *old, size_t size)
 	return p;
 }
 
-void free(void *p)
+KATA_API void free(void *p)
 {
 	live -= p != NULL;
 	__libc_free(p);
