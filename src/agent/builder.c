@@ -111,7 +111,7 @@ int kata_agent_builder_build(kata_agent_builder *b, kata_vm *vm, const char *rel
 	if (rc)
 		return rc;
 	rc = kata_agent_builder_build_begin(b, vm, released_json, options, &agent, &op, err);
-	rc = kata__op_finish_sync(rc, op, err);
+	rc = kata__op_finish_sync(rc, &op, err);
 	if (rc)
 		kata_agent_unref(agent);
 	else

@@ -310,5 +310,5 @@ int kata_agent_check(kata_agent *agent, const kata_op_options *options, kata_err
 	if (rc)
 		return rc;
 	rc = kata_agent_call_begin(agent, &request, options, &op, err);
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }

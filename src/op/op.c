@@ -776,12 +776,14 @@ int kata_op_wait(kata_op *op, kata_error **err)
 	return op->error ? (int)kata_error_get_status(op->error) : 0;
 }
 
-int kata__op_finish_sync(int rc, kata_op *take_op, kata_error **err)
+int kata__op_finish_sync(int rc, kata_op **take_op, kata_error **err)
 {
+	kata_op *op = kata__take_ptr(*take_op);
+
 	if (rc)
 		return rc;
-	rc = kata_op_wait(take_op, err);
-	kata_op_unref(take_op);
+	rc = kata_op_wait(op, err);
+	kata_op_unref(op);
 	return rc;
 }
 

@@ -369,8 +369,9 @@ int kata_sandbox_add_container(kata_sandbox *sandbox, const kata_container_confi
 			       kata_error **err)
 {
 	kata_op *op = NULL;
+	int rc = kata_sandbox_add_container_begin(sandbox, config, options, &op, err);
 
-	return kata__op_finish_sync(kata_sandbox_add_container_begin(sandbox, config, options, &op, err), op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 static int run(kata_sandbox *s, const char *function, const char *id, const struct kata__op_table *table,
@@ -383,7 +384,7 @@ static int run(kata_sandbox *s, const char *function, const char *id, const stru
 
 	if (rc == 0)
 		rc = kata__sandbox_begin(s, &entry, table, o, options, &op, err);
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_sandbox_start_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err)

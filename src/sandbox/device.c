@@ -442,8 +442,9 @@ int kata_sandbox_add_storage_begin(kata_sandbox *sandbox, kata_storage *storage,
 int kata_sandbox_add_storage(kata_sandbox *sandbox, kata_storage *storage, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
+	int rc = kata_sandbox_add_storage_begin(sandbox, storage, options, &op, err);
 
-	return kata__op_finish_sync(kata_sandbox_add_storage_begin(sandbox, storage, options, &op, err), op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 static int begin_by_id(kata_sandbox *s, const char *function, const char *argument, const char *id,
@@ -468,8 +469,9 @@ int kata_sandbox_remove_storage_begin(kata_sandbox *sandbox, const char *id, con
 int kata_sandbox_remove_storage(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
+	int rc = kata_sandbox_remove_storage_begin(sandbox, id, options, &op, err);
 
-	return kata__op_finish_sync(kata_sandbox_remove_storage_begin(sandbox, id, options, &op, err), op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 static int check_interface(const kata_interface_config *c, kata_error **err)
@@ -534,8 +536,9 @@ int kata_sandbox_add_nic(kata_sandbox *sandbox, kata_nic *nic, const kata_interf
 			 const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
+	int rc = kata_sandbox_add_nic_begin(sandbox, nic, config, options, &op, err);
 
-	return kata__op_finish_sync(kata_sandbox_add_nic_begin(sandbox, nic, config, options, &op, err), op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_sandbox_update_nic(kata_sandbox *sandbox, const char *id, const kata_interface_config *config,
@@ -559,7 +562,7 @@ int kata_sandbox_update_nic(kata_sandbox *sandbox, const char *id, const kata_in
 		return rc;
 	}
 	rc = begin(sandbox, "kata_sandbox_update_nic", &update_nic_table, d, options, &op, err);
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_sandbox_remove_nic_begin(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_op **ret_op,
@@ -571,8 +574,9 @@ int kata_sandbox_remove_nic_begin(kata_sandbox *sandbox, const char *id, const k
 int kata_sandbox_remove_nic(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
+	int rc = kata_sandbox_remove_nic_begin(sandbox, id, options, &op, err);
 
-	return kata__op_finish_sync(kata_sandbox_remove_nic_begin(sandbox, id, options, &op, err), op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 static int check_routes(const kata_agent_route *routes, size_t count, kata_error **err)
@@ -605,5 +609,5 @@ int kata_sandbox_update_routes(kata_sandbox *sandbox, const kata_agent_route *ro
 		return rc;
 	}
 	rc = begin(sandbox, "kata_sandbox_update_routes", &update_routes_table, d, options, &op, err);
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }

@@ -517,24 +517,27 @@ int kata_sandbox_start_begin(kata_sandbox *sandbox, const kata_op_options *optio
 int kata_sandbox_start(kata_sandbox *sandbox, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
+	int rc = kata_sandbox_start_begin(sandbox, options, &op, err);
 
-	return kata__op_finish_sync(kata_sandbox_start_begin(sandbox, options, &op, err), op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_sandbox_pause(kata_sandbox *sandbox, const kata_op_options *options, kata_error **err)
 {
 	static const struct kata__sandbox_entry entry = {"kata_sandbox_pause", IN(RUNNING) | IN(PAUSED), -1, 0};
 	kata_op *op = NULL;
+	int rc = begin(sandbox, &entry, &pause_table, options, &op, err);
 
-	return kata__op_finish_sync(begin(sandbox, &entry, &pause_table, options, &op, err), op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_sandbox_resume(kata_sandbox *sandbox, const kata_op_options *options, kata_error **err)
 {
 	static const struct kata__sandbox_entry entry = {"kata_sandbox_resume", IN(RUNNING) | IN(PAUSED), -1, 0};
 	kata_op *op = NULL;
+	int rc = begin(sandbox, &entry, &resume_table, options, &op, err);
 
-	return kata__op_finish_sync(begin(sandbox, &entry, &resume_table, options, &op, err), op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_sandbox_release_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op, kata_error **err)
@@ -548,7 +551,7 @@ int kata_sandbox_release_begin(kata_sandbox *sandbox, const kata_op_options *opt
 int kata_sandbox_release(kata_sandbox *sandbox, const kata_op_options *options, char **ret_json, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata__op_finish_sync(kata_sandbox_release_begin(sandbox, options, &op, err), op, err);
+	int rc = kata__op_finish_sync(kata_sandbox_release_begin(sandbox, options, &op, err), &op, err);
 
 	return rc == 0 && ret_json ? kata_sandbox_dump(sandbox, ret_json, err) : rc;
 }
@@ -573,7 +576,7 @@ int kata_sandbox_shutdown(kata_sandbox *sandbox, const kata_op_options *options,
 	orderly_ms = options && options->timeout_ms ? options->timeout_ms : ORDERLY_MS * scale;
 	l->orderly_deadline = kata__deadline_in_ms(orderly_ms);
 	longer.timeout_ms = orderly_ms + SHUTDOWN_EXTRA_MS * scale;
-	return kata__op_finish_sync(kata__sandbox_begin(sandbox, &entry, &shutdown_table, l, &longer, &op, err), op, err);
+	return kata__op_finish_sync(kata__sandbox_begin(sandbox, &entry, &shutdown_table, l, &longer, &op, err), &op, err);
 }
 
 int kata_sandbox_destroy_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op, kata_error **err)
@@ -586,6 +589,7 @@ int kata_sandbox_destroy_begin(kata_sandbox *sandbox, const kata_op_options *opt
 int kata_sandbox_destroy(kata_sandbox *sandbox, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
+	int rc = kata_sandbox_destroy_begin(sandbox, options, &op, err);
 
-	return kata__op_finish_sync(kata_sandbox_destroy_begin(sandbox, options, &op, err), op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }

@@ -290,8 +290,9 @@ int kata_sandbox_add_process(kata_sandbox *sandbox, const char *container_id, co
 			     const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
+	int rc = kata_sandbox_add_process_begin(sandbox, container_id, config, options, &op, err);
 
-	return kata__op_finish_sync(kata_sandbox_add_process_begin(sandbox, container_id, config, options, &op, err), op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_sandbox_wait_process(kata_sandbox *sandbox, const char *container_id, const char *exec_id,
@@ -330,7 +331,7 @@ int kata_sandbox_signal_process(kata_sandbox *sandbox, const char *container_id,
 	}
 	o->signal = signal;
 	rc = kata__sandbox_begin(sandbox, &entry, &signal_table, o, options, &op, err);
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_sandbox_resize_terminal(kata_sandbox *sandbox, const char *container_id, const char *exec_id, uint32_t rows,
@@ -351,5 +352,5 @@ int kata_sandbox_resize_terminal(kata_sandbox *sandbox, const char *container_id
 	o->rows = rows;
 	o->columns = columns;
 	rc = kata__sandbox_begin(sandbox, &entry, &resize_table, o, options, &op, err);
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }

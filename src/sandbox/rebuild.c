@@ -178,7 +178,7 @@ int kata__sandbox_rebuild(kata_context *ctx, struct kata_record *take_record, ui
 	l->agent_builder = agent_builder;
 	s->custom_agent = agent_builder != NULL;
 	rc = kata__sandbox_begin(s, &entry, &rebuild_table, l, options, &op, err);
-	rc = kata__op_finish_sync(rc, op, err);
+	rc = kata__op_finish_sync(rc, &op, err);
 	if (rc < 0)
 		kata_sandbox_unref(s);
 	else

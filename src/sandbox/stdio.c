@@ -375,7 +375,7 @@ int kata_sandbox_open_stdio(kata_sandbox *sandbox, const char *container_id, con
 	if (rc < 0)
 		free_stdio_op(o);
 	else
-		rc = kata__op_finish_sync(kata__sandbox_begin(sandbox, &entry, &open_stdio_table, o, NULL, &op, err), op, err);
+		rc = kata__op_finish_sync(kata__sandbox_begin(sandbox, &entry, &open_stdio_table, o, NULL, &op, err), &op, err);
 	for (int i = 0; i < 3; i++)
 		if (wanted[i] && rc == 0)
 			*wanted[i] = theirs[i];

@@ -556,5 +556,5 @@ int kata_batch_run(kata_batch *batch, const kata_op_options *options, kata_error
 	kata_op *op = NULL;
 	int rc = kata_batch_begin(batch, options, &op, err);
 
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }

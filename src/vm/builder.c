@@ -140,7 +140,7 @@ int kata_vm_builder_build_from_released(kata_vm_builder *builder, const char *js
 
 	if (rc == 0)
 		rc = kata_vm_builder_build_from_released_begin(builder, json, length, options, &vm, &op, err);
-	rc = kata__op_finish_sync(rc, op, err);
+	rc = kata__op_finish_sync(rc, &op, err);
 	if (rc < 0) {
 		kata_vm_unref(vm);
 		return rc;

@@ -240,7 +240,7 @@ int kata_vm_start(kata_vm *vm, const kata_op_options *options, kata_error **err)
 	kata_op *op = NULL;
 	int rc = kata_vm_start_begin(vm, options, &op, err);
 
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_vm_pause(kata_vm *vm, const kata_op_options *options, kata_error **err)
@@ -248,7 +248,7 @@ int kata_vm_pause(kata_vm *vm, const kata_op_options *options, kata_error **err)
 	kata_op *op = NULL;
 	int rc = kata_vm_pause_begin(vm, options, &op, err);
 
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_vm_resume(kata_vm *vm, const kata_op_options *options, kata_error **err)
@@ -256,7 +256,7 @@ int kata_vm_resume(kata_vm *vm, const kata_op_options *options, kata_error **err
 	kata_op *op = NULL;
 	int rc = kata_vm_resume_begin(vm, options, &op, err);
 
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_vm_release(kata_vm *vm, const kata_op_options *options, char **ret_json, kata_error **err)
@@ -264,7 +264,7 @@ int kata_vm_release(kata_vm *vm, const kata_op_options *options, char **ret_json
 	kata_op *op = NULL;
 	int rc = kata_vm_release_begin(vm, options, &op, err);
 
-	rc = kata__op_finish_sync(rc, op, err);
+	rc = kata__op_finish_sync(rc, &op, err);
 	return rc < 0 || !ret_json ? rc : kata_vm_dump(vm, ret_json, err);
 }
 
@@ -324,7 +324,7 @@ int kata_vm_destroy(kata_vm *vm, const kata_op_options *options, kata_error **er
 	kata_op *op = NULL;
 	int rc = kata_vm_destroy_begin(vm, options, &op, err);
 
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 /* ---- devices ---- */
@@ -433,7 +433,7 @@ int kata_vm_add_storage(kata_vm *vm, kata_storage *storage, const kata_op_option
 	kata_op *op = NULL;
 	int rc = kata_vm_add_storage_begin(vm, storage, options, &op, err);
 
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_vm_remove_storage(kata_vm *vm, const char *id, const kata_op_options *options, kata_error **err)
@@ -441,7 +441,7 @@ int kata_vm_remove_storage(kata_vm *vm, const char *id, const kata_op_options *o
 	kata_op *op = NULL;
 	int rc = kata_vm_remove_storage_begin(vm, id, options, &op, err);
 
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_vm_add_nic(kata_vm *vm, kata_nic *nic, const kata_op_options *options, kata_error **err)
@@ -449,7 +449,7 @@ int kata_vm_add_nic(kata_vm *vm, kata_nic *nic, const kata_op_options *options, 
 	kata_op *op = NULL;
 	int rc = kata_vm_add_nic_begin(vm, nic, options, &op, err);
 
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_vm_remove_nic(kata_vm *vm, const char *id, const kata_op_options *options, kata_error **err)
@@ -457,5 +457,5 @@ int kata_vm_remove_nic(kata_vm *vm, const char *id, const kata_op_options *optio
 	kata_op *op = NULL;
 	int rc = kata_vm_remove_nic_begin(vm, id, options, &op, err);
 
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }

@@ -199,5 +199,5 @@ int kata_mock_end(kata_vm *vm, kata_error **err)
 		return kata__fail(err, KATA_E_INVALID, CALLER, "vm: %s; a VM of a mock builder is required",
 				  vm ? "is not a mock" : "is NULL");
 	rc = kata__op_start(vm->ctx, &die_table, kata_vm_ref(vm), NULL, 1, &op, err);
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }

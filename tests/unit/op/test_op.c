@@ -194,7 +194,7 @@ static int run_table(const struct kata__op_table *table, struct trace *t, uint64
 	kata_op *op = NULL;
 	int rc = kata__op_start(ctx, table, t, &o, 1, &op, err);
 
-	return kata__op_finish_sync(rc, op, err);
+	return kata__op_finish_sync(rc, &op, err);
 }
 
 Test(op, runs_its_steps_in_order_and_finishes_once)
