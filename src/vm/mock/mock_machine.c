@@ -6,6 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "base/text.h"
 #include "vm/mock/mock.h"
 
 #define REGISTRY_KEY "vm/mock"
@@ -26,12 +27,18 @@ struct kata__mock_machine *kata__mock_machine_new(kata_vm *vm)
 	return m;
 }
 
+static void free_device(struct kata__mock_device *d)
+{
+	free(d->path);
+	free(d);
+}
+
 static void drop_devices(struct kata__mock_machine *m)
 {
 	while (m->devices) {
 		struct kata__mock_device *next = m->devices->next;
 
-		free(m->devices);
+		free_device(m->devices);
 		m->devices = next;
 	}
 }
@@ -71,6 +78,11 @@ static bool share_a_place(const struct kata__mock_device *a, const struct kata__
 	return (strcmp(a->kind, "scsi") == 0) == (strcmp(b->kind, "scsi") == 0) && strcmp(a->address, b->address) == 0;
 }
 
+static bool share_a_file(const struct kata__mock_device *a, const struct kata__mock_device *b)
+{
+	return a->path && b->path && !(a->read_only && b->read_only) && strcmp(a->path, b->path) == 0;
+}
+
 int kata__mock_machine_attach(struct kata__mock_machine *m, const struct kata__mock_device *device, kata_error **err)
 {
 	struct kata__mock_device *d;
@@ -78,6 +90,9 @@ int kata__mock_machine_attach(struct kata__mock_machine *m, const struct kata__m
 	if (m->ended)
 		return kata__fail(err, KATA_E_GONE, VMM, "the machine has ended");
 	for (const struct kata__mock_device *other = m->devices; other; other = other->next) {
+		if (share_a_file(other, device))
+			return kata__fail(err, KATA_E_EXISTS, CALLER, "storage '%s': %s is plugged as '%s'", device->id,
+					  device->path, other->id);
 		if (strcmp(other->id, device->id) == 0)
 			return kata__fail(err, KATA_E_VMM, VMM, "Duplicate device ID '%s'", device->id);
 		if (share_a_place(other, device))
@@ -88,6 +103,11 @@ int kata__mock_machine_attach(struct kata__mock_machine *m, const struct kata__m
 	if (!d)
 		return kata__fail_no_memory(err);
 	*d = *device;
+	d->path = kata__strdup(device->path);
+	if (device->path && !d->path) {
+		free(d);
+		return kata__fail_no_memory(err);
+	}
 	name_device(m, d);
 	d->next = m->devices;
 	m->devices = d;
@@ -103,7 +123,7 @@ void kata__mock_machine_detach(struct kata__mock_machine *m, const char *id)
 		if (strcmp(d->id, id) != 0)
 			continue;
 		*at = d->next;
-		free(d);
+		free_device(d);
 		return;
 	}
 }

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KATA_TESTS_SUPPORT_VM_CONTRACT_H
+#define KATA_TESTS_SUPPORT_VM_CONTRACT_H
+/*
+ * What every kind of VM must do, as one suite that is run for each: the mock, the QEMU driver on the stand-in, real
+ * QEMU, a builder of somebody else's. A test file describes its kind and instantiates the cases:
+ *
+ *     static const struct vm_kind mock_kind = {...};
+ *     #define CASE(name) Test(vm_mock, name, .timeout = 60) { vm_contract_##name(&mock_kind); }
+ *     VM_CONTRACT_CASES(CASE)
+ */
+#include "support/fixture.h"
+
+struct vm_kind {
+	const char *name;
+	/* A builder in the fixture's context. */
+	kata_vm_builder *(*new_builder)(struct fixture *f);
+	/* Kernel, initrd, memory: what this kind needs; strings may be kept in the fixture. */
+	void (*configure)(struct fixture *f, kata_vm_config *config);
+	/* Kills the machine behind the library's back. */
+	void (*end)(kata_vm *vm);
+	/* May: waits until the guest is up, so that it lets go of devices. */
+	void (*await_guest)(struct fixture *f, kata_vm *vm);
+	uint64_t patience_ms; /* for what takes no time but the machine's own */
+	bool opens_files;     /* images and taps are opened and checked */
+};
+
+/* One fixture, builder and VM for a case. */
+struct vm_world {
+	struct fixture f;
+	const struct vm_kind *kind;
+	kata_vm_builder *builder;
+	kata_vm *vm;
+	kata_vm_config config;
+	struct census *before; /* with the builder, without a VM */
+	unsigned disks;
+	kata_error *err;
+};
+
+/* A VM in CREATED; `device_slots` 0: the default. */
+void world_open(struct vm_world *w, const struct vm_kind *kind, uint32_t device_slots);
+void world_build(struct vm_world *w);
+/* Starts, and waits for the guest where the kind has one. */
+void world_start(struct vm_world *w);
+/* Destroys what is left and asserts that the host is as before the VM. */
+void world_destroy(struct vm_world *w);
+void world_close(struct vm_world *w);
+/* A new disk of 1 MiB, a new NIC; the caller unrefs. */
+kata_storage *world_disk(struct vm_world *w, const char *id, kata_storage_driver driver);
+kata_nic *world_nic(const char *id, const char *mac);
+/* Rebuilds from a record into w->vm, which must be NULL. */
+void world_rebuild(struct vm_world *w, const char *json);
+/* Plugs or unplugs and asserts that it went well. */
+void world_plug_disk(struct vm_world *w, const char *id, kata_storage_driver driver);
+void world_plug_nic(struct vm_world *w, const char *id, const char *mac);
+
+#define VM_CONTRACT_CASES(X)                                                                                           \
+	X(a_new_vm_is_created_and_has_an_identity)                                                                     \
+	X(an_id_that_is_in_use_is_refused)                                                                             \
+	X(a_machine_runs_until_it_is_destroyed)                                                                        \
+	X(destroying_twice_does_nothing_the_second_time)                                                               \
+	X(the_last_unref_of_a_live_machine_destroys_it)                                                                \
+	X(pausing_what_is_paused_and_resuming_what_runs_succeed)                                                       \
+	X(a_machine_that_ends_by_itself_is_noticed)                                                                    \
+	X(waiting_for_a_running_machine_times_out)                                                                     \
+	X(a_call_in_a_forbidden_state_says_current_and_required)                                                       \
+	X(a_context_with_live_objects_is_not_freed)                                                                    \
+	X(stats_count_devices_and_slots)                                                                               \
+	X(cold_and_hot_plug_give_the_same_kind_of_result)                                                              \
+	X(a_plugged_id_is_refused)                                                                                     \
+	X(a_plugged_file_is_refused)                                                                                   \
+	X(a_storage_is_plugged_into_one_machine_at_a_time)                                                             \
+	X(two_nics_with_one_mac_are_refused)                                                                           \
+	X(exhausted_slots_say_how_many_there_are)                                                                      \
+	X(scsi_disks_take_no_device_slot)                                                                              \
+	X(an_unknown_device_cannot_be_removed)                                                                         \
+	X(a_slot_is_free_again_after_the_unplug)                                                                       \
+	X(a_removed_device_can_be_plugged_again)                                                                       \
+	X(devices_are_listed_in_order_and_found_by_id)                                                                 \
+	X(a_batch_plugs_all_its_devices)                                                                               \
+	X(a_batch_that_does_not_fit_touches_nothing)                                                                   \
+	X(a_batch_with_two_items_of_one_id_touches_nothing)                                                            \
+	X(an_all_or_nothing_batch_undoes_what_succeeded)                                                               \
+	X(a_batch_keeps_what_succeeded_unless_told_otherwise)                                                          \
+	X(release_refuses_while_an_operation_is_at_work)                                                               \
+	X(destroy_cancels_operations_under_way)                                                                        \
+	X(a_released_machine_is_rebuilt_with_its_devices)                                                              \
+	X(a_paused_machine_is_rebuilt_paused)                                                                          \
+	X(a_cut_or_changed_record_is_refused)                                                                          \
+	X(the_record_of_a_destroyed_machine_is_refused)                                                                \
+	X(a_step_that_hangs_ends_by_the_deadline)                                                                      \
+	X(a_cancelled_operation_leaves_the_host_as_before)                                                             \
+	X(a_failed_start_leaves_the_host_as_before)                                                                    \
+	X(a_failed_plug_of_a_disk_leaves_the_host_as_before)                                                           \
+	X(a_failed_plug_of_a_scsi_disk_leaves_the_host_as_before)                                                      \
+	X(a_failed_plug_of_a_nic_leaves_the_host_as_before)                                                            \
+	X(a_failed_cold_plug_leaves_the_host_as_before)                                                                \
+	X(a_failed_unplug_of_a_disk_leaves_it_plugged)                                                                 \
+	X(a_failed_unplug_of_a_nic_leaves_it_plugged)                                                                  \
+	X(a_failed_pause_leaves_the_machine_running)                                                                   \
+	X(a_failed_resume_leaves_the_machine_paused)                                                                   \
+	X(a_failed_release_leaves_the_machine_ours)                                                                    \
+	X(a_failed_rebuild_can_be_tried_again)                                                                         \
+	X(a_failed_destroy_can_be_called_again)
+
+#define VM_CONTRACT_DECLARE(name) void vm_contract_##name(const struct vm_kind *kind);
+VM_CONTRACT_CASES(VM_CONTRACT_DECLARE)
+#endif
