@@ -2,7 +2,8 @@
 /*
  * accel.c - the choice of the accelerator, and its cache.
  *
- * The cache is one small JSON file, accelerator.json. Whatever does not read back exactly as it is written is measured anew.
+ * The cache is one small JSON file, accelerator.json. Whatever does not read back exactly as it is written is measured
+ * anew.
  */
 #include "vm/qemu/accel.h"
 
@@ -26,8 +27,8 @@ static char *make_key(const struct stat *st)
 
 	if (kata__boot_id(boot, NULL))
 		return NULL;
-	return kata__format("%s %llx %llx %lld.%09ld", boot, (unsigned long long)st->st_rdev, (unsigned long long)st->st_ino,
-	                    (long long)st->st_ctim.tv_sec, st->st_ctim.tv_nsec);
+	return kata__format("%s %llx %llx %lld.%09ld", boot, (unsigned long long)st->st_rdev,
+			    (unsigned long long)st->st_ino, (long long)st->st_ctim.tv_sec, st->st_ctim.tv_nsec);
 }
 
 static int parse_cache(const json_t *o, const char *key, struct kata__accel *ret)
@@ -103,13 +104,13 @@ static void find_out(const char *cache_dir, uid_t uid, gid_t gid, struct kata__a
 	probe_cached(cache_dir, &st, ret);
 	if (ret->kvm && !may_use(&st, uid, gid)) {
 		ret->kvm = false;
-		snprintf(ret->reason, sizeof(ret->reason), DEVICE " works, but uid %u gid %u may not open it: using tcg",
-		         (unsigned)uid, (unsigned)gid);
+		snprintf(ret->reason, sizeof(ret->reason),
+			 DEVICE " works, but uid %u gid %u may not open it: using tcg", (unsigned)uid, (unsigned)gid);
 	}
 }
 
 int kata__accel_choose(kata_accelerator wanted, const char *cache_dir, uid_t uid, gid_t gid, struct kata__accel *ret,
-                       kata_error **err)
+		       kata_error **err)
 {
 	if (wanted == KATA_ACCELERATOR_TCG) {
 		*ret = (struct kata__accel){.reason = "asked for"};
@@ -117,7 +118,8 @@ int kata__accel_choose(kata_accelerator wanted, const char *cache_dir, uid_t uid
 	}
 	find_out(cache_dir, uid, gid, ret);
 	if (wanted == KATA_ACCELERATOR_KVM && !ret->kvm)
-		return kata__fail(err, KATA_E_UNSUPPORTED, HOST, "qemu_options.accelerator: KVM was asked for, but %.*s",
-		                  (int)strcspn(ret->reason, "\n") , ret->reason);
+		return kata__fail(err, KATA_E_UNSUPPORTED, HOST,
+				  "qemu_options.accelerator: KVM was asked for, but %.*s",
+				  (int)strcspn(ret->reason, "\n"), ret->reason);
 	return 0;
 }

@@ -2,8 +2,8 @@
 #ifndef KATA_VM_QEMU_ACCEL_H
 #define KATA_VM_QEMU_ACCEL_H
 /*
- * Which accelerator: KVM where /dev/kvm runs guest code at the CPU's speed, else TCG. Found out by running some code, since a
- * /dev/kvm that opens, has the right version and creates VMs may still emulate every instruction.
+ * Which accelerator: KVM where /dev/kvm runs guest code at the CPU's speed, else TCG. Found out by running some code,
+ * since a /dev/kvm that opens, has the right version and creates VMs may still emulate every instruction.
  */
 #include <stdbool.h>
 #include <sys/types.h>
@@ -14,17 +14,19 @@
 
 struct kata__accel {
 	bool kvm;
-	bool measured;    /* the verdict comes from running code, so it may be cached */
+	bool measured; /* the verdict comes from running code, so it may be cached */
 	char reason[160];
 };
 
-/* Runs the probe: at most about 0.2 s. Blocking; makes a thread for that time. Never fails: what cannot be found out is TCG, with the reason. */
+/* Runs the probe: at most about 0.2 s. Blocking; makes a thread for that time. Never fails: what cannot be found out is
+ * TCG, with the reason. */
 void kata__accel_probe(const char *device, struct kata__accel *ret);
 
 /*
- * The answer for a builder: wanted AUTO, KVM or TCG; the verdict of the probe is read from and kept in cache_dir, keyed by boot id and
- * the device's identity. uid and gid are what the VMM will run with. KVM wanted but not usable: UNSUPPORTED, with the reason.
+ * The answer for a builder: wanted AUTO, KVM or TCG; the verdict of the probe is read from and kept in cache_dir, keyed
+ * by boot id and the device's identity. uid and gid are what the VMM will run with. KVM wanted but not usable:
+ * UNSUPPORTED, with the reason.
  */
 int kata__accel_choose(kata_accelerator wanted, const char *cache_dir, uid_t uid, gid_t gid, struct kata__accel *ret,
-                       kata_error **err);
+		       kata_error **err);
 #endif

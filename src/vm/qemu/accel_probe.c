@@ -2,13 +2,13 @@
 /*
  * accel_probe.c - runs a loop of long-mode code on a vCPU of /dev/kvm and takes the time.
  *
- * The guest is 16 KiB: page tables that map the first 2 MiB onto itself, and a loop that counts SLICE down and then writes to a port, which
- * comes back to us as an exit. The best slice counts: the first ones pay for page faults. Hardware does a slice in about
- * 20 us, exit included; an emulator needs 10 ms and more.
+ * The guest is 16 KiB: page tables that map the first 2 MiB onto itself, and a loop that counts SLICE down and then
+ * writes to a port, which comes back to us as an exit. The best slice counts: the first ones pay for page faults.
+ * Hardware does a slice in about 20 us, exit included; an emulator needs 10 ms and more.
  *
- * The vCPU runs on a thread of its own with every signal blocked. After BUDGET_MS that thread is sent a signal, which KVM_RUN alone can
- * see (KVM_SET_SIGNAL_MASK opens it for the time in the guest): KVM_RUN returns, the signal stays pending on the blocked thread and ends
- * with it. So no handler is installed, and none of the caller's is called.
+ * The vCPU runs on a thread of its own with every signal blocked. After BUDGET_MS that thread is sent a signal, which
+ * KVM_RUN alone can see (KVM_SET_SIGNAL_MASK opens it for the time in the guest): KVM_RUN returns, the signal stays
+ * pending on the blocked thread and ends with it. So no handler is installed, and none of the caller's is called.
  */
 #include "vm/qemu/accel.h"
 
@@ -31,8 +31,8 @@
 #define SLICE 10000u
 #define SLICES 16
 #define BUDGET_MS 50
-/* Turns a second. Hardware: two instructions a turn, one turn a cycle or two; nested virtualization pays 50 us an exit and is still
- * at 150 million. */
+/* Turns a second. Hardware: two instructions a turn, one turn a cycle or two; nested virtualization pays 50 us an exit
+ * and is still at 150 million. */
 #define HARDWARE_RATE 500000000.0
 #define SLOWEST_USABLE_RATE 20000000.0
 
@@ -49,7 +49,7 @@ struct probe {
 	size_t run_bytes;
 	const char *failed; /* which call */
 	int failed_errno;
-	uint64_t best_ns;   /* of a slice; 0: none was finished */
+	uint64_t best_ns; /* of a slice; 0: none was finished */
 	pthread_mutex_t mutex;
 	pthread_cond_t ended_cond;
 	bool ended;
@@ -65,8 +65,19 @@ static int failed(struct probe *p, const char *what)
 /* 2: mov ecx, SLICE / 1: dec ecx / jnz 1b / out 0x80, al / jmp 2b */
 static void write_guest(uint8_t *memory)
 {
-	static const uint8_t code[] = {0xb9, SLICE & 0xff, SLICE >> 8 & 0xff, SLICE >> 16 & 0xff, SLICE >> 24,
-	                               0xff, 0xc9, 0x75, 0xfc, 0xe6, 0x80, 0xeb, 0xf3};
+	static const uint8_t code[] = {0xb9,
+				       SLICE & 0xff,
+				       SLICE >> 8 & 0xff,
+				       SLICE >> 16 & 0xff,
+				       SLICE >> 24,
+				       0xff,
+				       0xc9,
+				       0x75,
+				       0xfc,
+				       0xe6,
+				       0x80,
+				       0xeb,
+				       0xf3};
 	const uint64_t pml4 = PDPT | 3, pdpt = PAGE_DIRECTORY | 3, pd = 0x83; /* present, writable; 2 MiB page at 0 */
 
 	memcpy(memory + PML4, &pml4, sizeof(pml4));
@@ -110,8 +121,10 @@ static int make_vcpu(struct probe *p)
 
 static int enter_long_mode(struct probe *p)
 {
-	const struct kvm_segment code = {.limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
-	const struct kvm_segment data = {.limit = 0xffffffff, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
+	const struct kvm_segment code = {
+		.limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
+	const struct kvm_segment data = {
+		.limit = 0xffffffff, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
 	struct kvm_regs regs = {.rip = CODE, .rflags = 2};
 	struct kvm_sregs sregs;
 
@@ -119,8 +132,8 @@ static int enter_long_mode(struct probe *p)
 		return failed(p, "does not tell its registers");
 	sregs.cr0 = 0x80050033; /* PG, AM, WP, NE, ET, MP, PE */
 	sregs.cr3 = PML4;
-	sregs.cr4 = 0x20;       /* PAE */
-	sregs.efer = 0x500;     /* LME, LMA */
+	sregs.cr4 = 0x20;   /* PAE */
+	sregs.efer = 0x500; /* LME, LMA */
 	sregs.cs = code;
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
 	if (ioctl(p->vcpu, KVM_SET_SREGS, &sregs) || ioctl(p->vcpu, KVM_SET_REGS, &regs))
@@ -234,7 +247,7 @@ static void judge(const struct probe *p, const char *device, struct kata__accel 
 
 	if (p->failed) {
 		snprintf(ret->reason, sizeof(ret->reason), "%s opens but %s%s%s: using tcg", device, p->failed,
-		         p->failed_errno ? ": " : "", p->failed_errno ? strerror(p->failed_errno) : "");
+			 p->failed_errno ? ": " : "", p->failed_errno ? strerror(p->failed_errno) : "");
 		return;
 	}
 	ret->measured = true;
@@ -243,11 +256,12 @@ static void judge(const struct probe *p, const char *device, struct kata__accel 
 		snprintf(ret->reason, sizeof(ret->reason), "%s runs guest code at the CPU's speed", device);
 	else if (rate > 0)
 		snprintf(ret->reason, sizeof(ret->reason),
-		         "%s opens but runs guest code about %.0f times too slowly (emulated): using tcg", device,
-		         HARDWARE_RATE / rate);
+			 "%s opens but runs guest code about %.0f times too slowly (emulated): using tcg", device,
+			 HARDWARE_RATE / rate);
 	else
 		snprintf(ret->reason, sizeof(ret->reason),
-		         "%s opens but did not run %u turns of a loop in %d ms (emulated): using tcg", device, SLICE, BUDGET_MS);
+			 "%s opens but did not run %u turns of a loop in %d ms (emulated): using tcg", device, SLICE,
+			 BUDGET_MS);
 }
 
 void kata__accel_probe(const char *device, struct kata__accel *ret)
@@ -264,7 +278,8 @@ void kata__accel_probe(const char *device, struct kata__accel *ret)
 	rc = run_thread(&p);
 	clean_up(&p);
 	if (rc)
-		snprintf(ret->reason, sizeof(ret->reason), "%s was not tried: no thread: %s: using tcg", device, strerror(rc));
+		snprintf(ret->reason, sizeof(ret->reason), "%s was not tried: no thread: %s: using tcg", device,
+			 strerror(rc));
 	else
 		judge(&p, device, ret);
 }

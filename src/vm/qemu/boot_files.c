@@ -20,7 +20,8 @@ static bool may(const struct stat *st, const struct kata__qemu_settings *s, mode
 	return (st->st_mode & bits) == bits;
 }
 
-static int check(const char *member, const char *path, int fd, const struct kata__qemu_settings *s, mode_t bits, kata_error **err)
+static int check(const char *member, const char *path, int fd, const struct kata__qemu_settings *s, mode_t bits,
+		 kata_error **err)
 {
 	struct stat st;
 	int rc;
@@ -28,22 +29,26 @@ static int check(const char *member, const char *path, int fd, const struct kata
 	if (fstat(fd, &st))
 		return kata__fail_errno(err, errno, "vm_config.%s: cannot stat '%s'", member, path);
 	if (!S_ISREG(st.st_mode))
-		return kata__fail(err, KATA_E_INVALID, CALLER, "vm_config.%s: '%s' is not a regular file", member, path);
+		return kata__fail(err, KATA_E_INVALID, CALLER, "vm_config.%s: '%s' is not a regular file", member,
+				  path);
 	if (bits == 4 && st.st_size == 0)
 		return kata__fail(err, KATA_E_INVALID, CALLER, "vm_config.%s: '%s' is empty", member, path);
 	if (may(&st, s, bits))
 		return 0;
-	rc = kata__fail(err, KATA_E_PERMISSION, CALLER, "vm_config.%s: '%s' has mode %04o, owner %u: uid %u, with which QEMU runs, may not %s it",
-	                member, path, (unsigned)(st.st_mode & 07777), (unsigned)st.st_uid, (unsigned)s->uid,
-	                bits == 4 ? "read" : "read and write");
+	rc = kata__fail(err, KATA_E_PERMISSION, CALLER,
+			"vm_config.%s: '%s' has mode %04o, owner %u: uid %u, with which QEMU runs, may not %s it",
+			member, path, (unsigned)(st.st_mode & 07777), (unsigned)st.st_uid, (unsigned)s->uid,
+			bits == 4 ? "read" : "read and write");
 	if (err)
-		kata__error_set_hint(*err, "chmod o+%s it, or set KATA_QEMU_KEEP_IDS or run_as_uid in kata_qemu_options",
-		                     bits == 4 ? "r" : "rw");
+		kata__error_set_hint(*err,
+				     "chmod o+%s it, or set KATA_QEMU_KEEP_IDS or run_as_uid in kata_qemu_options",
+				     bits == 4 ? "r" : "rw");
 	return rc;
 }
 
 /* O_NONBLOCK: a fifo must not hold us up. */
-static int open_one(const char *member, const char *path, const struct kata__qemu_settings *s, int *ret_fd, kata_error **err)
+static int open_one(const char *member, const char *path, const struct kata__qemu_settings *s, int *ret_fd,
+		    kata_error **err)
 {
 	KATA_AUTO_FD int fd = -1;
 	int rc;
@@ -59,13 +64,14 @@ static int open_one(const char *member, const char *path, const struct kata__qem
 	return rc;
 }
 
-int kata__qemu_boot_files_open(const kata_vm_config *c, const struct kata__qemu_settings *s, struct kata__qemu_boot_files *ret,
-                               kata_error **err)
+int kata__qemu_boot_files_open(const kata_vm_config *c, const struct kata__qemu_settings *s,
+			       struct kata__qemu_boot_files *ret, kata_error **err)
 {
 	struct kata__qemu_boot_files f = KATA__QEMU_NO_BOOT_FILES;
 	int rc;
 
-	if ((rc = open_one("kernel", c->kernel, s, &f.kernel_fd, err)) || (rc = open_one("initrd", c->initrd, s, &f.initrd_fd, err)) ||
+	if ((rc = open_one("kernel", c->kernel, s, &f.kernel_fd, err)) ||
+	    (rc = open_one("initrd", c->initrd, s, &f.initrd_fd, err)) ||
 	    (rc = open_one("image", c->image, s, &f.image_fd, err))) {
 		kata__qemu_boot_files_close(&f);
 		return rc;
@@ -75,7 +81,8 @@ int kata__qemu_boot_files_open(const kata_vm_config *c, const struct kata__qemu_
 }
 
 /* Makes it when it is missing, for QEMU's uid. */
-static int open_memory(const kata_vm_config *c, const struct kata__qemu_settings *s, bool *ret_made, int *ret_fd, kata_error **err)
+static int open_memory(const kata_vm_config *c, const struct kata__qemu_settings *s, bool *ret_made, int *ret_fd,
+		       kata_error **err)
 {
 	int fd = open(c->memory_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
@@ -87,7 +94,7 @@ static int open_memory(const kata_vm_config *c, const struct kata__qemu_settings
 	*ret_fd = fd;
 	if (*ret_made && s->set_ids && fchown(fd, s->uid, s->gid))
 		return kata__fail_errno(err, errno, "vm_config.memory_path: cannot give '%s' to uid %u", c->memory_path,
-		                        (unsigned)s->uid);
+					(unsigned)s->uid);
 	return 0;
 }
 
@@ -98,13 +105,14 @@ static int size_memory(const kata_vm_config *c, int fd, kata_error **err)
 
 	if (fstat(fd, &st) == 0 && st.st_size >= want)
 		return 0;
-	return ftruncate(fd, want) ? kata__fail_errno(err, errno, "vm_config.memory_path: cannot make '%s' %llu MiB long",
-	                                              c->memory_path, (unsigned long long)c->memory_mib)
-	                           : 0;
+	return ftruncate(fd, want)
+		       ? kata__fail_errno(err, errno, "vm_config.memory_path: cannot make '%s' %llu MiB long",
+					  c->memory_path, (unsigned long long)c->memory_mib)
+		       : 0;
 }
 
-int kata__qemu_memory_file_open(const kata_vm_config *c, const struct kata__qemu_settings *s, struct kata__qemu_boot_files *ret,
-                                kata_error **err)
+int kata__qemu_memory_file_open(const kata_vm_config *c, const struct kata__qemu_settings *s,
+				struct kata__qemu_boot_files *ret, kata_error **err)
 {
 	KATA_AUTO_FD int fd = -1;
 	bool made = false;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * builder.c - kata_vm_builder_new_qemu: finds the binary, asks it once what it can do, chooses the accelerator, and checks configs
- * against both.
+ * builder.c - kata_vm_builder_new_qemu: finds the binary, asks it once what it can do, chooses the accelerator, and
+ * checks configs against both.
  *
- * What was found out is kept in the builder under a mutex; a binary that was replaced meanwhile (another ctime) is asked again.
+ * What was found out is kept in the builder under a mutex; a binary that was replaced meanwhile (another ctime) is
+ * asked again.
  */
 #include "vm/builder.h"
 
@@ -32,7 +33,7 @@
 #define MEMORY_MAX_MIB ((UINT64_C(1) << 20) - 8192u)
 
 static const char *const places[] = {"/usr/bin/qemu-system-x86_64", "/usr/local/bin/qemu-system-x86_64",
-                                     "/usr/libexec/qemu-system-x86_64"};
+				     "/usr/libexec/qemu-system-x86_64"};
 
 struct builder {
 	kata_context *ctx;
@@ -65,8 +66,8 @@ static int ask(struct builder *b, kata_error **err)
 	if (!rc)
 		rc = kata__qemu_caps_check(caps, s->binary, err);
 	if (!rc)
-		rc = kata__accel_choose(b->wanted, cache_dir, s->set_ids ? s->uid : geteuid(), s->set_ids ? s->gid : getegid(),
-		                        &b->accel, err);
+		rc = kata__accel_choose(b->wanted, cache_dir, s->set_ids ? s->uid : geteuid(),
+					s->set_ids ? s->gid : getegid(), &b->accel, err);
 	if (rc) {
 		kata__qemu_caps_free(caps);
 		return rc;
@@ -84,7 +85,7 @@ static int know(struct builder *b, kata_error **err)
 
 	if (stat(b->settings.binary, &st))
 		return kata__fail(err, KATA_E_NOT_FOUND, HOST, "QEMU's binary '%s' has gone since the builder was made",
-		                  b->settings.binary);
+				  b->settings.binary);
 	if (b->known && is_same_binary(&st, &b->binary))
 		return 0;
 	rc = ask(b, err);
@@ -117,11 +118,13 @@ static void check_machine(const struct builder *b, const kata_vm_config *c, stru
 		return;
 	}
 	if (!is_q35(m))
-		kata__problems_add(p, "config.machine: '%s' has no PCIe root ports: must be \"q35\" or a version of it (pc-q35-...)",
-		                   m->name);
+		kata__problems_add(
+			p,
+			"config.machine: '%s' has no PCIe root ports: must be \"q35\" or a version of it (pc-q35-...)",
+			m->name);
 	if (c->cpus_max > m->cpus_max || c->cpus > m->cpus_max)
 		kata__problems_add(p, "config.cpus_max: is %u, machine '%s' takes at most %u",
-		                   c->cpus_max > c->cpus ? c->cpus_max : c->cpus, m->name, m->cpus_max);
+				   c->cpus_max > c->cpus ? c->cpus_max : c->cpus, m->name, m->cpus_max);
 }
 
 static void check_boot_files(const struct builder *b, const kata_vm_config *c, struct kata__problems *p)
@@ -153,7 +156,8 @@ static int check_config(const struct builder *b, const kata_vm_config *c, kata_e
 
 	check_machine(b, c, &p);
 	if (c->device_slots > PORTS_MAX)
-		kata__problems_add(&p, "config.device_slots: is %u, QEMU's pcie.0 has room for %u root ports", c->device_slots, PORTS_MAX);
+		kata__problems_add(&p, "config.device_slots: is %u, QEMU's pcie.0 has room for %u root ports",
+				   c->device_slots, PORTS_MAX);
 	check_boot_files(b, c, &p);
 	check_params(c, &p);
 	return kata__problems_finish(&p, "config", err);
@@ -190,13 +194,14 @@ static int check_agent(const kata_agent_config *agent, kata_error **err)
 {
 	if (!agent || agent->transport != KATA_AGENT_VSOCK)
 		return 0;
-	return kata__fail(err, KATA_E_UNSUPPORTED, HOST, "agent_config.transport: vsock: %s: use KATA_AGENT_VIRTIO_SERIAL or KATA_AGENT_AUTO",
-	                  access("/dev/vhost-vsock", F_OK) ? "this host has no /dev/vhost-vsock"
-	                                                   : "this version's QEMU driver does not set vsock up");
+	return kata__fail(err, KATA_E_UNSUPPORTED, HOST,
+			  "agent_config.transport: vsock: %s: use KATA_AGENT_VIRTIO_SERIAL or KATA_AGENT_AUTO",
+			  access("/dev/vhost-vsock", F_OK) ? "this host has no /dev/vhost-vsock"
+							   : "this version's QEMU driver does not set vsock up");
 }
 
 static int build_locked(struct builder *b, const kata_vm_config *config, const kata_agent_config *agent,
-                        const kata_qos_config *qos, kata_vm **ret_vm, kata_error **err)
+			const kata_qos_config *qos, kata_vm **ret_vm, kata_error **err)
 {
 	kata_vm_config c = KATA_VM_CONFIG_INIT;
 	kata_vm *vm = NULL;
@@ -215,7 +220,7 @@ static int build_locked(struct builder *b, const kata_vm_config *config, const k
 }
 
 static int build(void *self, const kata_vm_config *config, const kata_agent_config *agent, const kata_qos_config *qos,
-                 kata_vm **ret_vm, kata_error **err)
+		 kata_vm **ret_vm, kata_error **err)
 {
 	struct builder *b = self;
 	int rc = kata_vm_config_validate(config, err);
@@ -233,12 +238,13 @@ static int prepare(kata_vm *vm, void *user, kata_error **err)
 	return equip(user, vm, err);
 }
 
-static int build_from_released(void *self, const char *json, size_t length, const kata_op_options *options, kata_vm **ret_vm,
-                               kata_op **ret_op, kata_error **err)
+static int build_from_released(void *self, const char *json, size_t length, const kata_op_options *options,
+			       kata_vm **ret_vm, kata_op **ret_op, kata_error **err)
 {
 	struct builder *b = self;
 
-	return kata__vm_rebuild_begin(b->ctx, &kata__qemu_driver, json, length, options, prepare, b, ret_vm, ret_op, err);
+	return kata__vm_rebuild_begin(b->ctx, &kata__qemu_driver, json, length, options, prepare, b, ret_vm, ret_op,
+				      err);
 }
 
 /* What this host has, as far as the machine can address it. */
@@ -258,7 +264,8 @@ static void describe(const struct builder *b, kata_capabilities *c)
 	const struct kata__qemu_machine *m = kata__qemu_caps_find_machine(b->caps, DEFAULT_MACHINE);
 
 	snprintf(c->driver, sizeof(c->driver), "qemu");
-	snprintf(c->vmm_version, sizeof(c->vmm_version), "%u.%u.%u", b->caps->version[0], b->caps->version[1], b->caps->version[2]);
+	snprintf(c->vmm_version, sizeof(c->vmm_version), "%u.%u.%u", b->caps->version[0], b->caps->version[1],
+		 b->caps->version[2]);
 	snprintf(c->accelerator, sizeof(c->accelerator), "%s", b->accel.kvm ? "kvm" : "tcg");
 	snprintf(c->accelerator_reason, sizeof(c->accelerator_reason), "%s", b->accel.reason);
 	c->isolation = b->accel.kvm;
@@ -295,12 +302,12 @@ static void free_builder(void *self)
 }
 
 static const kata_vm_builder_ops ops = {
-        .size = sizeof(ops),
-        .name = "qemu",
-        .build = build,
-        .build_from_released = build_from_released,
-        .get_capabilities = get_capabilities,
-        .free = free_builder,
+	.size = sizeof(ops),
+	.name = "qemu",
+	.build = build,
+	.build_from_released = build_from_released,
+	.get_capabilities = get_capabilities,
+	.free = free_builder,
 };
 
 /* ---- making one */
@@ -308,13 +315,15 @@ static const kata_vm_builder_ops ops = {
 static int check_options(const kata_qemu_options *o, kata_error **err)
 {
 	if (o->binary && o->binary[0] != '/')
-		return kata__fail(err, KATA_E_INVALID, CALLER, "qemu_options.binary: '%.200s' is not an absolute path", o->binary);
+		return kata__fail(err, KATA_E_INVALID, CALLER, "qemu_options.binary: '%.200s' is not an absolute path",
+				  o->binary);
 	if ((unsigned)o->accelerator > KATA_ACCELERATOR_TCG)
-		return kata__fail(err, KATA_E_INVALID, CALLER, "qemu_options.accelerator: %d is none of AUTO (0), KVM (1), TCG (2)",
-		                  (int)o->accelerator);
+		return kata__fail(err, KATA_E_INVALID, CALLER,
+				  "qemu_options.accelerator: %d is none of AUTO (0), KVM (1), TCG (2)",
+				  (int)o->accelerator);
 	if (o->flags & ~KATA_QEMU_KEEP_IDS)
 		return kata__fail(err, KATA_E_INVALID, CALLER, "qemu_options.flags: 0x%llx has unknown bits",
-		                  (unsigned long long)o->flags);
+				  (unsigned long long)o->flags);
 	return 0;
 }
 
@@ -327,8 +336,10 @@ static bool is_program(const char *path)
 
 static int no_binary(const char *wanted, kata_error **err)
 {
-	int rc = wanted ? kata__fail(err, KATA_E_NOT_FOUND, CALLER, "qemu_options.binary: '%.200s' is no program that can be run", wanted)
-	                : kata__fail(err, KATA_E_NOT_FOUND, HOST, "no QEMU: looked for %s, %s and %s", places[0], places[1], places[2]);
+	int rc = wanted ? kata__fail(err, KATA_E_NOT_FOUND, CALLER,
+				     "qemu_options.binary: '%.200s' is no program that can be run", wanted)
+			: kata__fail(err, KATA_E_NOT_FOUND, HOST, "no QEMU: looked for %s, %s and %s", places[0],
+				     places[1], places[2]);
 
 	if (err)
 		kata__error_set_hint(*err, "Debian's package is qemu-system-x86");
@@ -351,12 +362,12 @@ static int find_binary(const char *wanted, char **ret, kata_error **err)
 static struct kata__qemu_settings read_ids(const kata_qemu_options *o)
 {
 	return (struct kata__qemu_settings){.set_ids = geteuid() == 0 && !(o->flags & KATA_QEMU_KEEP_IDS),
-	                                    .uid = o->run_as_uid ? o->run_as_uid : NOBODY,
-	                                    .gid = o->run_as_gid ? o->run_as_gid : NOBODY};
+					    .uid = o->run_as_uid ? o->run_as_uid : NOBODY,
+					    .gid = o->run_as_gid ? o->run_as_gid : NOBODY};
 }
 
 int kata_vm_builder_new_qemu(kata_context *context, const kata_qemu_options *options, kata_vm_builder **ret_builder,
-                             kata_error **err)
+			     kata_error **err)
 {
 	kata_qemu_options o = KATA_QEMU_OPTIONS_INIT;
 	struct builder *b;

@@ -19,11 +19,15 @@
 #define OLDEST_MINOR 2u
 
 static const char *const type_names[KATA__QEMU_TYPES] = {
-        [KATA__QEMU_VIRTIO_BLK] = "virtio-blk-pci",       [KATA__QEMU_VIRTIO_SCSI] = "virtio-scsi-pci",
-        [KATA__QEMU_SCSI_HD] = "scsi-hd",                 [KATA__QEMU_VIRTIO_NET] = "virtio-net-pci",
-        [KATA__QEMU_VIRTIO_SERIAL] = "virtio-serial-pci", [KATA__QEMU_SERIAL_PORT] = "virtserialport",
-        [KATA__QEMU_ROOT_PORT] = "pcie-root-port",        [KATA__QEMU_ISA_SERIAL] = "isa-serial",
-        [KATA__QEMU_VHOST_VSOCK] = "vhost-vsock-pci",
+	[KATA__QEMU_VIRTIO_BLK] = "virtio-blk-pci",
+	[KATA__QEMU_VIRTIO_SCSI] = "virtio-scsi-pci",
+	[KATA__QEMU_SCSI_HD] = "scsi-hd",
+	[KATA__QEMU_VIRTIO_NET] = "virtio-net-pci",
+	[KATA__QEMU_VIRTIO_SERIAL] = "virtio-serial-pci",
+	[KATA__QEMU_SERIAL_PORT] = "virtserialport",
+	[KATA__QEMU_ROOT_PORT] = "pcie-root-port",
+	[KATA__QEMU_ISA_SERIAL] = "isa-serial",
+	[KATA__QEMU_VHOST_VSOCK] = "vhost-vsock-pci",
 };
 
 void kata__qemu_caps_free(struct kata__qemu_caps *c)
@@ -50,7 +54,8 @@ static bool is_name(const char *s)
 	       strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+") == n;
 }
 
-static int add_machine(struct kata__qemu_caps *c, const char *name, const char *alias, uint64_t cpus_max, kata_error **err)
+static int add_machine(struct kata__qemu_caps *c, const char *name, const char *alias, uint64_t cpus_max,
+		       kata_error **err)
 {
 	struct kata__qemu_machine *m = &c->machines[c->machine_count];
 
@@ -67,7 +72,7 @@ static int make_room(struct kata__qemu_caps *c, const json_t *list, kata_error *
 
 	if (!json_is_array(list) || n > KATA__QEMU_MACHINES_MAX)
 		return kata__fail(err, KATA_E_PROTOCOL, VMM, "QEMU: the list of machines is no list of at most %d",
-		                  KATA__QEMU_MACHINES_MAX);
+				  KATA__QEMU_MACHINES_MAX);
 	c->machines = calloc(n + 1, sizeof(*c->machines));
 	return c->machines ? 0 : kata__fail_no_memory(err);
 }
@@ -80,7 +85,8 @@ int kata__qemu_caps_read_machines(struct kata__qemu_caps *c, const json_t *reply
 
 	if (rc)
 		return rc;
-	json_array_foreach (reply, i, o) {
+	json_array_foreach(reply, i, o)
+	{
 		const char *name = json_string_value(json_object_get(o, "name"));
 		const char *alias = json_string_value(json_object_get(o, "alias"));
 		json_int_t cpus = json_integer_value(json_object_get(o, "cpu-max"));
@@ -108,7 +114,8 @@ int kata__qemu_caps_read_types(struct kata__qemu_caps *c, const json_t *reply, k
 
 	if (!json_is_array(reply))
 		return kata__fail(err, KATA_E_PROTOCOL, VMM, "QEMU: the list of device types is no list");
-	json_array_foreach (reply, i, o) {
+	json_array_foreach(reply, i, o)
+	{
 		const char *name = json_string_value(json_object_get(o, "name"));
 
 		if (name)
@@ -125,8 +132,8 @@ int kata__qemu_caps_check(const struct kata__qemu_caps *c, const char *binary, k
 	size_t len = 0;
 
 	if (c->version[0] < OLDEST_MAJOR || (c->version[0] == OLDEST_MAJOR && c->version[1] < OLDEST_MINOR))
-		return kata__fail(err, KATA_E_UNSUPPORTED, HOST, "%s is QEMU %u.%u.%u: at least %u.%u is needed", binary,
-		                  c->version[0], c->version[1], c->version[2], OLDEST_MAJOR, OLDEST_MINOR);
+		return kata__fail(err, KATA_E_UNSUPPORTED, HOST, "%s is QEMU %u.%u.%u: at least %u.%u is needed",
+				  binary, c->version[0], c->version[1], c->version[2], OLDEST_MAJOR, OLDEST_MINOR);
 	for (unsigned t = 0; t < KATA__QEMU_VHOST_VSOCK; t++)
 		if (!(c->types & 1u << t))
 			len += (size_t)snprintf(missing + len, sizeof(missing) - len, " %s", type_names[t]);
@@ -155,8 +162,8 @@ static json_t *machines_to_json(const struct kata__qemu_caps *c)
 	for (size_t i = 0; list && i < c->machine_count; i++) {
 		const struct kata__qemu_machine *m = &c->machines[i];
 
-		if (json_array_append_new(list, json_pack("{s:s, s:s*, s:I}", "name", m->name, "alias", m->alias, "cpus_max",
-		                                          (json_int_t)m->cpus_max))) {
+		if (json_array_append_new(list, json_pack("{s:s, s:s*, s:I}", "name", m->name, "alias", m->alias,
+							  "cpus_max", (json_int_t)m->cpus_max))) {
 			json_decref(list);
 			return NULL;
 		}
@@ -168,10 +175,10 @@ char *kata__qemu_caps_format(const struct kata__qemu_caps *c, const char *key)
 {
 	json_t *machines = machines_to_json(c);
 	KATA_AUTO_JSON json_t *o =
-	        machines ? json_pack("{s:i, s:s, s:[iii], s:I, s:o}", "format", FORMAT_VERSION, "key", key, "version",
-	                             (int)c->version[0], (int)c->version[1], (int)c->version[2], "types", (json_int_t)c->types,
-	                             "machines", machines)
-	                 : NULL;
+		machines ? json_pack("{s:i, s:s, s:[iii], s:I, s:o}", "format", FORMAT_VERSION, "key", key, "version",
+				     (int)c->version[0], (int)c->version[1], (int)c->version[2], "types",
+				     (json_int_t)c->types, "machines", machines)
+			 : NULL;
 
 	return o ? kata__json_dump(o) : NULL;
 }
@@ -219,7 +226,8 @@ static int parse_machines(const json_t *o, struct kata__qemu_caps *c, kata_error
 		rc = make_room(c, list, err);
 	if (rc)
 		return rc;
-	json_array_foreach (list, i, m) {
+	json_array_foreach(list, i, m)
+	{
 		rc = parse_machine(m, c, err);
 		if (rc)
 			return rc;
@@ -263,11 +271,12 @@ int kata__qemu_caps_parse(const char *text, size_t len, const char *key, struct 
 static char *make_key(const char *binary, const struct stat *st)
 {
 	return kata__format("%s %llx:%llx %lld.%09ld %lld", binary, (unsigned long long)st->st_dev,
-	                    (unsigned long long)st->st_ino, (long long)st->st_ctim.tv_sec, st->st_ctim.tv_nsec,
-	                    (long long)st->st_size);
+			    (unsigned long long)st->st_ino, (long long)st->st_ctim.tv_sec, st->st_ctim.tv_nsec,
+			    (long long)st->st_size);
 }
 
-/* A name for the path: FNV-1a. Two paths with one name overwrite each other's answer; the key inside tells them apart. */
+/* A name for the path: FNV-1a. Two paths with one name overwrite each other's answer; the key inside tells them apart.
+ */
 static char *make_path(const char *cache_dir, const char *binary)
 {
 	uint64_t h = UINT64_C(14695981039346656037);
@@ -278,7 +287,7 @@ static char *make_path(const char *cache_dir, const char *binary)
 }
 
 static int probe_and_keep(const char *binary, const char *path, const char *key, bool set_ids, uid_t uid, gid_t gid,
-                          struct kata__qemu_caps **ret, kata_error **err)
+			  struct kata__qemu_caps **ret, kata_error **err)
 {
 	KATA_AUTO(free) char *text = NULL;
 	int rc = kata__qemu_probe(binary, set_ids, uid, gid, ret, err);
@@ -292,14 +301,15 @@ static int probe_and_keep(const char *binary, const char *path, const char *key,
 }
 
 int kata__qemu_caps_get(const char *binary, const char *cache_dir, bool set_ids, uid_t uid, gid_t gid,
-                        struct kata__qemu_caps **ret, kata_error **err)
+			struct kata__qemu_caps **ret, kata_error **err)
 {
 	KATA_AUTO(free) char *key = NULL, *path = make_path(cache_dir, binary), *text = NULL;
 	struct stat st;
 	size_t len;
 
 	if (stat(binary, &st))
-		return kata__fail(err, KATA_E_NOT_FOUND, HOST, "QEMU's binary '%s' has gone since the builder was made", binary);
+		return kata__fail(err, KATA_E_NOT_FOUND, HOST, "QEMU's binary '%s' has gone since the builder was made",
+				  binary);
 	key = make_key(binary, &st);
 	if (!key || !path)
 		return kata__fail_no_memory(err);

@@ -2,8 +2,8 @@
 #ifndef KATA_VM_QEMU_CAPS_H
 #define KATA_VM_QEMU_CAPS_H
 /*
- * What a QEMU binary is and can do: asked of the binary itself, once, and kept in the cache directory keyed by path, inode, ctime and size.
- * A cache file that does not read back cleanly is ignored and written anew.
+ * What a QEMU binary is and can do: asked of the binary itself, once, and kept in the cache directory keyed by path,
+ * inode, ctime and size. A cache file that does not read back cleanly is ignored and written anew.
  */
 #include <jansson.h>
 #include <stdbool.h>
@@ -44,10 +44,11 @@ struct kata__qemu_caps {
 void kata__qemu_caps_free(struct kata__qemu_caps *c); /* NULL is fine */
 
 /* Runs the binary with `-machine none` as these ids (when set_ids) and asks. Blocking, 0.1 to 0.3 s, at most 10 s. */
-int kata__qemu_probe(const char *binary, bool set_ids, uid_t uid, gid_t gid, struct kata__qemu_caps **ret, kata_error **err);
+int kata__qemu_probe(const char *binary, bool set_ids, uid_t uid, gid_t gid, struct kata__qemu_caps **ret,
+		     kata_error **err);
 /* From the cache, else by the probe. Blocking. */
 int kata__qemu_caps_get(const char *binary, const char *cache_dir, bool set_ids, uid_t uid, gid_t gid,
-                        struct kata__qemu_caps **ret, kata_error **err);
+			struct kata__qemu_caps **ret, kata_error **err);
 /* UNSUPPORTED: too old, or device types are missing (named). */
 int kata__qemu_caps_check(const struct kata__qemu_caps *c, const char *binary, kata_error **err);
 /* By name or alias; NULL. */
@@ -59,5 +60,6 @@ int kata__qemu_caps_read_types(struct kata__qemu_caps *c, const json_t *reply, k
 
 /* The cache file's text; parse gives CORRUPT for anything but what format makes, NOT_FOUND for another key. */
 char *kata__qemu_caps_format(const struct kata__qemu_caps *c, const char *key);
-int kata__qemu_caps_parse(const char *text, size_t len, const char *key, struct kata__qemu_caps **ret, kata_error **err);
+int kata__qemu_caps_parse(const char *text, size_t len, const char *key, struct kata__qemu_caps **ret,
+			  kata_error **err);
 #endif

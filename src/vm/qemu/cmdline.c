@@ -2,8 +2,8 @@
 /*
  * cmdline.c - see cmdline.h.
  *
- * Options that QEMU 7.2 reads as key=value lists only (-machine, -smp, -m, -chardev, -name, -add-fd) get numbers and names of our own or from a
- * safe alphabet; all others get JSON.
+ * Options that QEMU 7.2 reads as key=value lists only (-machine, -smp, -m, -chardev, -name, -add-fd) get numbers and
+ * names of our own or from a safe alphabet; all others get JSON.
  */
 #include "vm/qemu/cmdline.h"
 
@@ -102,9 +102,21 @@ void kata__qemu_launch_deinit(struct kata__qemu_launch *l)
 /* ---- kernel parameters */
 
 static const char *const own_params[] = {
-        "console=ttyS0", "quiet", "panic=-1", "reboot=k", "tsc=reliable", "no_timer_check", "noreplace-smp",
-        "cryptomgr.notests", "random.trust_cpu=on", "rcupdate.rcu_expedited=1", "i8042.nopnp=1", "i8042.noaux=1",
-        "i8042.dumbkbd=1", "8250.nr_uarts=1", "net.ifnames=0",
+	"console=ttyS0",
+	"quiet",
+	"panic=-1",
+	"reboot=k",
+	"tsc=reliable",
+	"no_timer_check",
+	"noreplace-smp",
+	"cryptomgr.notests",
+	"random.trust_cpu=on",
+	"rcupdate.rcu_expedited=1",
+	"i8042.nopnp=1",
+	"i8042.noaux=1",
+	"i8042.dumbkbd=1",
+	"8250.nr_uarts=1",
+	"net.ifnames=0",
 };
 
 static void append_param(char *at, size_t room, size_t *len, const char *param)
@@ -127,9 +139,10 @@ int kata__qemu_kernel_cmdline(const kata_vm_config *config, bool kvm, char **ret
 		append_param(text, sizeof(text), &len, config->kernel_params[i]);
 	(void)kvm;
 	if (len >= sizeof(text))
-		return kata__fail(err, KATA_E_INVALID, CALLER,
-		                  "vm_config.kernel_params: with the library's own they take %zu bytes, x86 kernels read %u", len,
-		                  KATA__QEMU_KERNEL_CMDLINE_MAX);
+		return kata__fail(
+			err, KATA_E_INVALID, CALLER,
+			"vm_config.kernel_params: with the library's own they take %zu bytes, x86 kernels read %u", len,
+			KATA__QEMU_KERNEL_CMDLINE_MAX);
 	*ret = kata__strdup(text);
 	return *ret ? 0 : kata__fail_no_memory(err);
 }
@@ -147,8 +160,8 @@ static void add_machine(struct kata__qemu_launch *l, const struct kata__qemu_boo
 	option(l, "-cpu", "%s", b->kvm ? "host" : "max");
 	option(l, "-smp", "cpus=%" PRIu32 ",maxcpus=%" PRIu32, c->cpus, c->cpus_max);
 	if (c->memory_max_mib > c->memory_mib && c->memory_slots)
-		option(l, "-m", "size=%" PRIu64 "M,slots=%" PRIu32 ",maxmem=%" PRIu64 "M", c->memory_mib, c->memory_slots,
-		       c->memory_max_mib);
+		option(l, "-m", "size=%" PRIu64 "M,slots=%" PRIu32 ",maxmem=%" PRIu64 "M", c->memory_mib,
+		       c->memory_slots, c->memory_max_mib);
 	else
 		option(l, "-m", "size=%" PRIu64 "M", c->memory_mib);
 }
@@ -161,8 +174,9 @@ static void add_memory_file(struct kata__qemu_launch *l, const struct kata__qemu
 		return;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", pass(l, b->memory_fd));
 	json_option(l, "-object",
-	            json_pack("{s:s, s:s, s:I, s:s, s:b}", "qom-type", "memory-backend-file", "id", "ram", "size",
-	                      (json_int_t)(b->config->memory_mib << 20), "mem-path", path, "share", b->config->memory_shared));
+		    json_pack("{s:s, s:s, s:I, s:s, s:b}", "qom-type", "memory-backend-file", "id", "ram", "size",
+			      (json_int_t)(b->config->memory_mib << 20), "mem-path", path, "share",
+			      b->config->memory_shared));
 }
 
 static void add_hardening(struct kata__qemu_launch *l)
@@ -190,15 +204,18 @@ static void add_channels(struct kata__qemu_launch *l, const struct kata__qemu_bo
 		char fd[16];
 
 		snprintf(fd, sizeof(fd), "%d", pass(l, b->vsock_fd));
-		json_option(l, "-device", json_pack("{s:s, s:s, s:s, s:i, s:s, s:i}", "driver", "vhost-vsock-pci", "bus", "pcie.0",
-		                                    "addr", "4", "guest-cid", (int)b->vsock_cid, "vhostfd", fd, "disable-legacy", 1));
+		json_option(l, "-device",
+			    json_pack("{s:s, s:s, s:s, s:i, s:s, s:i}", "driver", "vhost-vsock-pci", "bus", "pcie.0",
+				      "addr", "4", "guest-cid", (int)b->vsock_cid, "vhostfd", fd, "disable-legacy", 1));
 		return;
 	}
 	add_chardev(l, "agent", b->agent_fd);
-	json_option(l, "-device", json_pack("{s:s, s:s, s:s, s:s, s:i}", "driver", "virtio-serial-pci", "id", "serial0", "bus",
-	                                    "pcie.0", "addr", "1", "max_ports", 2));
-	json_option(l, "-device", json_pack("{s:s, s:s, s:i, s:s, s:s}", "driver", "virtserialport", "bus", "serial0.0", "nr", 1,
-	                                    "chardev", "agent", "name", KATA__QEMU_AGENT_PORT));
+	json_option(l, "-device",
+		    json_pack("{s:s, s:s, s:s, s:s, s:i}", "driver", "virtio-serial-pci", "id", "serial0", "bus",
+			      "pcie.0", "addr", "1", "max_ports", 2));
+	json_option(l, "-device",
+		    json_pack("{s:s, s:s, s:i, s:s, s:s}", "driver", "virtserialport", "bus", "serial0.0", "nr", 1,
+			      "chardev", "agent", "name", KATA__QEMU_AGENT_PORT));
 }
 
 static void add_kernel(struct kata__qemu_launch *l, const struct kata__qemu_boot *b, char *take_params)
@@ -221,10 +238,12 @@ static void add_image(struct kata__qemu_launch *l, const struct kata__qemu_boot 
 	if (b->image_fd < 0)
 		return;
 	add_fd_set(l, b->image_fd, 1);
-	json_option(l, "-blockdev", json_pack("{s:s, s:s, s:s, s:b}", "driver", "file", "node-name", "image", "filename",
-	                                      "/dev/fdset/1", "read-only", 1));
-	json_option(l, "-device", json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "virtio-blk-pci", "id", "image", "bus",
-	                                    "pcie.0", "addr", "3", "drive", "image"));
+	json_option(l, "-blockdev",
+		    json_pack("{s:s, s:s, s:s, s:b}", "driver", "file", "node-name", "image", "filename",
+			      "/dev/fdset/1", "read-only", 1));
+	json_option(l, "-device",
+		    json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "virtio-blk-pci", "id", "image", "bus", "pcie.0",
+			      "addr", "3", "drive", "image"));
 }
 
 static bool shares_slot(int port, uint32_t count)
@@ -243,7 +262,8 @@ static bool shares_slot(int port, uint32_t count)
 static void add_buses(struct kata__qemu_launch *l, const struct kata__qemu_boot *b)
 {
 	json_option(l, "-device",
-	            json_pack("{s:s, s:s, s:s, s:s}", "driver", "virtio-scsi-pci", "id", "scsi0", "bus", "pcie.0", "addr", "2"));
+		    json_pack("{s:s, s:s, s:s, s:s}", "driver", "virtio-scsi-pci", "id", "scsi0", "bus", "pcie.0",
+			      "addr", "2"));
 	for (uint32_t i = 0; i < b->config->device_slots; i++)
 		json_option(l, "-device", kata__qemu_port_device((int)i, shares_slot((int)i, b->config->device_slots)));
 }
@@ -255,7 +275,8 @@ static void add_cold_storage(struct kata__qemu_launch *l, const struct kata__qem
 	add_fd_set(l, d->fd, set);
 	if (d->backing_fd >= 0)
 		add_fd_set(l, d->backing_fd, set + 1);
-	json_option(l, "-blockdev", kata__qemu_blockdev(d->storage, d->slot, d->fd_is_block_device, d->backing_is_block_device));
+	json_option(l, "-blockdev",
+		    kata__qemu_blockdev(d->storage, d->slot, d->fd_is_block_device, d->backing_is_block_device));
 	json_option(l, "-device", kata__qemu_storage_device(d->storage, d->slot));
 }
 

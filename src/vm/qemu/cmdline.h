@@ -4,8 +4,9 @@
 /*
  * QEMU's command line and the fds that go with it, made from what is known before the start.
  *
- * No string of the caller's is ever syntax: kernel parameters are one argument of their own, ids have a safe alphabet, the machine type
- * is one that the binary named itself, files are passed as fds, devices are JSON. Pure, but for memory.
+ * No string of the caller's is ever syntax: kernel parameters are one argument of their own, ids have a safe alphabet,
+ * the machine type is one that the binary named itself, files are passed as fds, devices are JSON. Pure, but for
+ * memory.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -30,7 +31,7 @@ struct kata__qemu_cold {
 	kata_storage *storage; /* referenced */
 	kata_nic *nic;
 	int slot;
-	int fd;         /* image or tap */
+	int fd; /* image or tap */
 	int backing_fd;
 	bool fd_is_block_device, backing_is_block_device;
 };

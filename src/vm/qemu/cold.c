@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cold.c - devices added before the start: their files and taps are open already, so bad ones were refused when they were added; they
- * wait in a list, in order of adding, for the command line.
+ * cold.c - devices added before the start: their files and taps are open already, so bad ones were refused when they
+ * were added; they wait in a list, in order of adding, for the command line.
  */
 #include "vm/qemu/machine.h"
 

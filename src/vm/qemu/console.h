@@ -2,8 +2,8 @@
 #ifndef KATA_VM_QEMU_CONSOLE_H
 #define KATA_VM_QEMU_CONSOLE_H
 /*
- * The guest's console as far as this handle has seen it: the last KATA__CONSOLE_MAX bytes. The guest may write as much as it
- * likes; what nobody keeps is dropped. Memory is taken as text comes.
+ * The guest's console as far as this handle has seen it: the last KATA__CONSOLE_MAX bytes. The guest may write as much
+ * as it likes; what nobody keeps is dropped. Memory is taken as text comes.
  */
 #include <pthread.h>
 

@@ -2,9 +2,10 @@
 /*
  * deletion.c - waiting until the guest has let go of a device.
  *
- * The event may come before the reply to device_del, so the waiter is in the list before the command is sent. A guest that has not booted far
- * enough clears the request unseen; QEMU allows to repeat it, so it is repeated, at growing intervals, for as long as the op's deadline lets
- * it. A reply "no such device" is as good as the event, which may have passed on a connection that broke.
+ * The event may come before the reply to device_del, so the waiter is in the list before the command is sent. A guest
+ * that has not booted far enough clears the request unseen; QEMU allows to repeat it, so it is repeated, at growing
+ * intervals, for as long as the op's deadline lets it. A reply "no such device" is as good as the event, which may have
+ * passed on a connection that broke.
  */
 #include "vm/qemu/machine.h"
 
@@ -21,8 +22,9 @@ struct kata__qemu_waiter {
 	struct kata__qemu *q;
 	kata_op *op; /* borrowed: the waiter is the op's scratch */
 	uint64_t token;
-	bool armed;  /* the op waits for it */
+	bool armed; /* the op waits for it */
 	bool deleted;
+	bool answered; /* QEMU has replied to the last device_del */
 	unsigned reconnects;
 	uint64_t repeat_ms;
 	struct kata__timer *repeat;
@@ -87,6 +89,8 @@ static void on_reply(void *user, const json_t *value, kata_error *take_err)
 	struct request *r = user;
 	struct kata__qemu_waiter *w = find_waiter(r->q, r->name);
 
+	if (w)
+		w->answered = !take_err || kata_error_get_status(take_err) == KATA_E_VMM;
 	if (w && kata__qemu_says_absent(take_err))
 		kata__qemu_on_deleted(r->q, r->name);
 	else if (w && kata_error_get_status(take_err) == KATA_E_VMM && !says_pending(take_err))
@@ -106,6 +110,7 @@ static int send_request(struct kata__qemu_waiter *w, kata_error **err)
 	if (!r)
 		return kata__fail_no_memory(err);
 	r->q = w->q;
+	w->answered = false;
 	memcpy(r->name, w->name, sizeof(r->name));
 	rc = kata__qmp_execute(w->q->qmp, "device_del", json_pack("{s:s}", "id", w->name), -1, on_reply, r, err);
 	if (rc)
@@ -119,7 +124,8 @@ static int arm(struct kata__qemu_waiter *w, kata_error **err)
 {
 	w->token = kata__op_token(w->op);
 	w->armed = true;
-	return kata__timer_add(kata__context_loop(w->q->vm->ctx), kata__deadline_in_ms(w->repeat_ms), on_repeat, w, &w->repeat, err);
+	return kata__timer_add(kata__context_loop(w->q->vm->ctx), kata__deadline_in_ms(w->repeat_ms), on_repeat, w,
+			       &w->repeat, err);
 }
 
 static void on_repeat(void *user)
@@ -129,9 +135,11 @@ static void on_repeat(void *user)
 
 	w->repeat = NULL;
 	w->repeat_ms *= 2;
+	if (kata__op_is_undoing(w->op) && !w->answered) /* a monitor that is stuck: try another connection */
+		kata__qmp_close(kata__take_ptr(w->q->qmp), NULL);
 	if (send_request(w, &err) == 0)
-		(void)kata__timer_add(kata__context_loop(w->q->vm->ctx), kata__deadline_in_ms(w->repeat_ms), on_repeat, w,
-		                      &w->repeat, NULL);
+		(void)kata__timer_add(kata__context_loop(w->q->vm->ctx), kata__deadline_in_ms(w->repeat_ms), on_repeat,
+				      w, &w->repeat, NULL);
 	else
 		resume(w, err);
 }

@@ -60,7 +60,7 @@ static json_t *format_node(kata_storage_format format, json_t *take_file, json_t
 	if (format == KATA_STORAGE_RAW)
 		return node;
 	return json_pack("{s:s, s:o, s:o}", "driver", kata__storage_format_name(format), "file", take_file, "backing",
-	                 take_backing ? take_backing : json_null());
+			 take_backing ? take_backing : json_null());
 }
 
 static json_t *backing_node(const kata_storage *s, int slot, bool is_block_device)
@@ -88,14 +88,14 @@ json_t *kata__qemu_blockdev(const kata_storage *s, int slot, bool is_block_devic
 	if (!file)
 		return NULL;
 	rc = read_only ? json_object_set_new(file, "read-only", json_true())
-	               : json_object_set_new(file, "discard", json_string("unmap"));
+		       : json_object_set_new(file, "discard", json_string("unmap"));
 	node = format_node(kata_storage_get_format(s), file, backing_node(s, slot, backing_is_block_device));
 	if (!node)
 		return NULL;
 	kata__qemu_node_name(s, slot, name);
 	rc |= json_object_set_new(node, "node-name", json_string(name));
 	rc |= read_only ? json_object_set_new(node, "read-only", json_true())
-	                : json_object_set_new(node, "discard", json_string("unmap"));
+			: json_object_set_new(node, "discard", json_string("unmap"));
 	if (rc) {
 		json_decref(node);
 		return NULL;
@@ -111,11 +111,11 @@ json_t *kata__qemu_storage_device(const kata_storage *s, int slot)
 	kata__qemu_storage_name(s, name);
 	kata__qemu_node_name(s, slot, node);
 	if (is_lun(s))
-		return json_pack("{s:s, s:s, s:s, s:i, s:i, s:s, s:s}", "driver", "scsi-hd", "id", name, "bus", "scsi0.0",
-		                 "scsi-id", 0, "lun", slot, "drive", node, "werror", "report");
+		return json_pack("{s:s, s:s, s:s, s:i, s:i, s:s, s:s}", "driver", "scsi-hd", "id", name, "bus",
+				 "scsi0.0", "scsi-id", 0, "lun", slot, "drive", node, "werror", "report");
 	kata__qemu_port_name(slot, port);
-	return json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "virtio-blk-pci", "id", name, "bus", port, "drive", node,
-	                 "werror", "report");
+	return json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "virtio-blk-pci", "id", name, "bus", port, "drive",
+			 node, "werror", "report");
 }
 
 json_t *kata__qemu_netdev(const kata_nic *n, int slot, const char *fd)
@@ -138,8 +138,8 @@ json_t *kata__qemu_nic_device(const kata_nic *n, int slot)
 	kata__qemu_nic_name(n, name);
 	kata__qemu_port_name(slot, port);
 	kata__qemu_netdev_name(slot, netdev);
-	o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "driver", "virtio-net-pci", "id", name, "bus", port, "netdev", netdev,
-	              "mac", kata_nic_get_mac(n), "romfile", "");
+	o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "driver", "virtio-net-pci", "id", name, "bus", port, "netdev",
+		      netdev, "mac", kata_nic_get_mac(n), "romfile", "");
 	if (o && mtu != 1500 && json_object_set_new(o, "host_mtu", json_integer(mtu))) {
 		json_decref(o);
 		return NULL;
@@ -155,8 +155,8 @@ json_t *kata__qemu_port_device(int slot, bool multifunction)
 	kata__qemu_port_name(slot, name);
 	kata__vm_port_address(slot, address);
 	*strchr(address, '/') = '\0';
-	o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i}", "driver", "pcie-root-port", "id", name, "bus", "pcie.0", "addr", address,
-	              "chassis", slot + 1, "slot", slot + 1);
+	o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i}", "driver", "pcie-root-port", "id", name, "bus", "pcie.0", "addr",
+		      address, "chassis", slot + 1, "slot", slot + 1);
 	if (o && multifunction && json_object_set_new(o, "multifunction", json_true())) {
 		json_decref(o);
 		return NULL;

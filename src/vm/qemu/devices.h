@@ -2,14 +2,14 @@
 #ifndef KATA_VM_QEMU_DEVICES_H
 #define KATA_VM_QEMU_DEVICES_H
 /*
- * What QEMU is told about a device: JSON objects that serve as arguments of QMP commands and of -blockdev, -netdev, -device alike.
+ * What QEMU is told about a device: JSON objects that serve as arguments of QMP commands and of -blockdev, -netdev,
+ * -device alike.
  *
  * Names inside QEMU are derived, so they need no table and are the same in a process that takes the machine over:
- *     root port i: device "p<i>";  what sits on it: block node "b<i>", netdev and passed fd "t<i>", fd sets 10+2i and 11+2i
- *     LUN l:       block node "l<l>", fd sets 1000+2l and 1001+2l
- *     the device itself: "s-<storage id>" or "n-<nic id>", which no name of ours can be
- * QEMU reads its monitor byte by byte, so short texts are quick ones. No path and no other string of the caller's is in here but ids and the MAC.
- * Pure functions. NULL is out of memory.
+ *     root port i: device "p<i>";  what sits on it: block node "b<i>", netdev and passed fd "t<i>", fd sets 10+2i and
+ * 11+2i LUN l:       block node "l<l>", fd sets 1000+2l and 1001+2l the device itself: "s-<storage id>" or "n-<nic
+ * id>", which no name of ours can be QEMU reads its monitor byte by byte, so short texts are quick ones. No path and no
+ * other string of the caller's is in here but ids and the MAC. Pure functions. NULL is out of memory.
  */
 #include <jansson.h>
 #include <stdbool.h>

@@ -2,8 +2,9 @@
 /*
  * handover.c - letting go of a running machine, and taking one over.
  *
- * Who takes over trusts nothing but the directory of its own state: the process is the recorded one by its pidfd and start time, the
- * monitor behind qmp.sock is that machine's by its UUID, and the devices are compared with what QEMU has.
+ * Who takes over trusts nothing but the directory of its own state: the process is the recorded one by its pidfd and
+ * start time, the monitor behind qmp.sock is that machine's by its UUID, and the devices are compared with what QEMU
+ * has.
  */
 #include "vm/qemu/machine.h"
 
@@ -29,19 +30,23 @@ static int step_let_go(kata_op *op, kata_error **err)
 }
 
 static const struct kata__step release_steps[] = {
-        {.name = "write-record", .run = kata__vm_step_write_record},
-        {.name = "save-released", .run = kata__vm_step_save_released, .undo = kata__vm_step_unsave_released,
-         .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING | KATA__STEP_JOURNAL},
-        {.name = "hand-over", .run = kata__vm_step_hand_over, .undo = kata__vm_step_take_back,
-         .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING | KATA__STEP_JOURNAL},
-        {.name = "let-go", .run = step_let_go, .flags = KATA__STEP_NO_CANCEL},
+	{.name = "write-record", .run = kata__vm_step_write_record},
+	{.name = "save-released",
+	 .run = kata__vm_step_save_released,
+	 .undo = kata__vm_step_unsave_released,
+	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING | KATA__STEP_JOURNAL},
+	{.name = "hand-over",
+	 .run = kata__vm_step_hand_over,
+	 .undo = kata__vm_step_take_back,
+	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING | KATA__STEP_JOURNAL},
+	{.name = "let-go", .run = step_let_go, .flags = KATA__STEP_NO_CANCEL},
 };
 const struct kata__op_table kata__qemu_release = {
-        .name = "release",
-        KATA__STEPS(release_steps),
-        .timeout_ms = 5000,
-        .finish = kata__vm_finish_device,
-        .free_data = kata__vm_free_op_data,
+	.name = "release",
+	KATA__STEPS(release_steps),
+	.timeout_ms = 5000,
+	.finish = kata__vm_finish_device,
+	.free_data = kata__vm_free_op_data,
 };
 
 /* ---- rebuild: the process and its monitor */
@@ -103,7 +108,8 @@ static int check_uuid(kata_op *op, const json_t *value, kata_error **err)
 	if (*err)
 		return (int)kata_error_get_status(*err);
 	if (!uuid || strcmp(uuid, vm->uuid) != 0)
-		return kata__fail(err, KATA_E_IDENTITY, VMM, "the monitor in %s is of another machine: not of %s", vm->dir, vm->uuid);
+		return kata__fail(err, KATA_E_IDENTITY, VMM, "the monitor in %s is of another machine: not of %s",
+				  vm->dir, vm->uuid);
 	return 0;
 }
 
@@ -112,7 +118,8 @@ static int step_query_uuid(kata_op *op, kata_error **err)
 	return kata__qemu_command(op, "query-uuid", NULL, -1, check_uuid, err);
 }
 
-/* The record may be older than the last pause. Writes the op's data: the state it stands for is used at the finish only. */
+/* The record may be older than the last pause. Writes the op's data: the state it stands for is used at the finish
+ * only. */
 static int check_status(kata_op *op, const json_t *value, kata_error **err)
 {
 	const json_t *running = json_object_get(value, "running");
@@ -137,7 +144,8 @@ static bool has_child(const json_t *children, const char *name)
 	const json_t *child;
 	size_t i;
 
-	json_array_foreach (children, i, child) {
+	json_array_foreach(children, i, child)
+	{
 		const char *found = json_string_value(json_object_get(child, "name"));
 
 		if (found && strcmp(found, name) == 0)
@@ -148,9 +156,10 @@ static bool has_child(const json_t *children, const char *name)
 
 static int say_missing(const kata_vm *vm, const char *noun, const char *id, kata_error **err)
 {
-	int rc = kata__fail(err, KATA_E_CORRUPT, CALLER,
-	                    "the record has %s '%s' plugged, but machine '%s' has it no more: the record is older than an unplug", noun, id,
-	                    vm->id);
+	int rc = kata__fail(
+		err, KATA_E_CORRUPT, CALLER,
+		"the record has %s '%s' plugged, but machine '%s' has it no more: the record is older than an unplug",
+		noun, id, vm->id);
 
 	if (err)
 		kata__error_set_hint(*err, "rebuild from the latest record (released.json, or the last one stored)");
@@ -209,16 +218,18 @@ static int check_unknown(const kata_vm *vm, const json_t *children, size_t found
 	const json_t *child;
 	size_t i, count = 0;
 
-	json_array_foreach (children, i, child) {
+	json_array_foreach(children, i, child)
+	{
 		const char *name = json_string_value(json_object_get(child, "name"));
 
 		count += name && is_callers_device(name);
 	}
 	if (count <= found)
 		return 0;
-	return kata__fail(err, KATA_E_CORRUPT, CALLER,
-	                  "machine '%s' has %zu disks and NICs, the record has %zu of them: the record is older than a plug", vm->id, count,
-	                  found);
+	return kata__fail(
+		err, KATA_E_CORRUPT, CALLER,
+		"machine '%s' has %zu disks and NICs, the record has %zu of them: the record is older than a plug",
+		vm->id, count, found);
 }
 
 static int check_devices(kata_op *op, const json_t *value, kata_error **err)
@@ -236,7 +247,8 @@ static int check_devices(kata_op *op, const json_t *value, kata_error **err)
 
 static int step_compare_devices(kata_op *op, kata_error **err)
 {
-	return kata__qemu_command(op, "qom-list", json_pack("{s:s}", "path", "/machine/peripheral"), -1, check_devices, err);
+	return kata__qemu_command(op, "qom-list", json_pack("{s:s}", "path", "/machine/peripheral"), -1, check_devices,
+				  err);
 }
 
 static int step_connect_console(kata_op *op, kata_error **err)
@@ -260,21 +272,23 @@ static void finish_rebuild(kata_op *op, int status, kata_error **error)
 }
 
 static const struct kata__step rebuild_steps[] = {
-        {.name = "take-over", .run = kata__vm_step_take_over, .undo = kata__vm_step_give_back,
-         .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING},
-        {.name = "open-process", .run = step_open_process, .undo = undo_open_process, .flags = KATA__STEP_BLOCKING},
-        {.name = "connect-qmp", .run = step_connect_qmp, .undo = undo_connect_qmp, .flags = KATA__STEP_UNCERTAIN},
-        {.name = "query-uuid", .run = step_query_uuid},
-        {.name = "query-status", .run = step_query_status},
-        {.name = "compare-devices", .run = step_compare_devices},
-        {.name = "connect-console", .run = step_connect_console},
-        {.name = "drop-released", .run = kata__vm_step_drop_released, .flags = KATA__STEP_BLOCKING},
-        {.name = "commit", .run = step_commit},
+	{.name = "take-over",
+	 .run = kata__vm_step_take_over,
+	 .undo = kata__vm_step_give_back,
+	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING},
+	{.name = "open-process", .run = step_open_process, .undo = undo_open_process, .flags = KATA__STEP_BLOCKING},
+	{.name = "connect-qmp", .run = step_connect_qmp, .undo = undo_connect_qmp, .flags = KATA__STEP_UNCERTAIN},
+	{.name = "query-uuid", .run = step_query_uuid},
+	{.name = "query-status", .run = step_query_status},
+	{.name = "compare-devices", .run = step_compare_devices},
+	{.name = "connect-console", .run = step_connect_console},
+	{.name = "drop-released", .run = kata__vm_step_drop_released, .flags = KATA__STEP_BLOCKING},
+	{.name = "commit", .run = step_commit},
 };
 const struct kata__op_table kata__qemu_rebuild = {
-        .name = "rebuild",
-        KATA__STEPS(rebuild_steps),
-        .timeout_ms = 5000,
-        .finish = finish_rebuild,
-        .free_data = kata__vm_free_op_data,
+	.name = "rebuild",
+	KATA__STEPS(rebuild_steps),
+	.timeout_ms = 5000,
+	.finish = finish_rebuild,
+	.free_data = kata__vm_free_op_data,
 };

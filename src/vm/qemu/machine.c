@@ -11,9 +11,12 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/json.h"
 #include "base/text.h"
 
 #define LAST_WORDS_MAX 4096
+#define SILENCE_MS 1000 /* an undo's command, x the op's scale */
+#define RESENDS_MAX 3u
 
 /* ---- life */
 
@@ -126,7 +129,8 @@ static void on_broken(void *user, const kata_error *err)
 {
 	struct kata__qemu *q = user;
 
-	kata__log(q->vm->ctx, KATA_LOG_WARNING, "vm", "vm %s: %s", q->vm->id, kata_error_get_message(err));
+	kata__log(q->vm->ctx, kata_error_get_status(err) == KATA_E_GONE ? KATA_LOG_DEBUG : KATA_LOG_WARNING, "vm",
+		  "vm %s: %s", q->vm->id, kata_error_get_message(err));
 	kata__qemu_fail_waiters(q, err);
 }
 
@@ -179,48 +183,96 @@ int kata__qemu_connect_console(struct kata__qemu *q, kata_error **err)
 /* ---- commands for steps */
 
 struct call {
+	struct kata__qemu *q;
 	kata_op *op; /* referenced */
 	uint64_t token;
 	kata__qemu_check_fn check;
+	/* An undo must get its answer: it is sent again when the connection breaks or stays silent. */
+	const char *command;
+	json_t *args;
+	unsigned resends;
+	struct kata__timer *silence;
 };
+
+static void call_free(struct call *c)
+{
+	kata__timer_remove(c->silence);
+	kata_op_unref(c->op);
+	json_decref(c->args);
+	free(c);
+}
+
+static struct call *call_new(kata_op *op, const char *command, json_t *args, kata__qemu_check_fn check)
+{
+	struct call *c = calloc(1, sizeof(*c));
+
+	if (c)
+		*c = (struct call){.q = kata__qemu_of_op(op),
+				   .op = kata_op_ref(op),
+				   .token = kata__op_token(op),
+				   .check = check,
+				   .command = command,
+				   .args = json_incref(args)};
+	return c;
+}
+
+static void on_reply(void *user, const json_t *value, kata_error *take_err);
+
+static void on_silence(void *user)
+{
+	KATA_AUTO(kata_error_free) kata_error *why = NULL;
+	struct call *c = user;
+
+	c->silence = NULL;
+	kata__fail(&why, KATA_E_GONE, VMM, "QEMU did not answer %s: connecting to its monitor anew", c->command);
+	kata__qmp_close(kata__take_ptr(c->q->qmp), why);
+}
+
+static int call_send(struct call *c, int fd, kata_error **err)
+{
+	int rc = kata__qemu_ensure_connected(c->q, err);
+
+	if (!rc && kata__op_is_undoing(c->op) && !c->silence)
+		rc = kata__timer_add(kata__context_loop(c->q->vm->ctx),
+				     kata__deadline_in_ms((uint64_t)SILENCE_MS * kata__op_scale(c->op)), on_silence, c,
+				     &c->silence, err);
+	return rc ? rc : kata__qmp_execute(c->q->qmp, c->command, json_incref(c->args), fd, on_reply, c, err);
+}
+
+static bool is_broken(int rc)
+{
+	return rc == KATA_E_GONE || rc == KATA_E_PROTOCOL;
+}
 
 static void on_reply(void *user, const json_t *value, kata_error *take_err)
 {
 	struct call *c = user;
 	int rc = take_err ? (int)kata_error_get_status(take_err) : 0;
 
+	if (is_broken(rc) && c->command && kata__op_is_undoing(c->op) && c->resends++ < RESENDS_MAX) {
+		kata_error_free(kata__take_ptr(take_err));
+		rc = call_send(c, -1, &take_err);
+		if (!rc)
+			return;
+	}
 	if (c->check)
 		rc = c->check(c->op, value, &take_err);
 	kata__op_resume(c->op, c->token, rc, take_err);
-	kata_op_unref(c->op);
-	free(c);
-}
-
-static struct call *call_new(kata_op *op, kata__qemu_check_fn check)
-{
-	struct call *c = calloc(1, sizeof(*c));
-
-	if (c)
-		*c = (struct call){.op = kata_op_ref(op), .token = kata__op_token(op), .check = check};
-	return c;
-}
-
-static int call_failed(struct call *c, int rc)
-{
-	kata_op_unref(c->op);
-	free(c);
-	return rc;
+	call_free(c);
 }
 
 int kata__qemu_step_connect(kata_op *op, kata_error **err)
 {
-	struct call *c = call_new(op, NULL);
+	struct call *c = call_new(op, NULL, NULL, NULL);
 	int rc;
 
 	if (!c)
 		return kata__fail_no_memory(err);
-	rc = connect_monitor(kata__qemu_of_op(op), on_reply, c, err);
-	return rc ? call_failed(c, rc) : KATA__STEP_WAIT;
+	rc = connect_monitor(c->q, on_reply, c, err);
+	if (!rc)
+		return KATA__STEP_WAIT;
+	call_free(c);
+	return rc;
 }
 
 /* QEMU cannot be reached: an undo may take that for done. */
@@ -233,24 +285,19 @@ static int not_sent(kata_op *op, kata__qemu_check_fn check, kata_error *take_fai
 	return rc ? kata__error_move(err, &take_failure) : KATA__STEP_DONE;
 }
 
-int kata__qemu_command(kata_op *op, const char *command, json_t *take_args, int fd, kata__qemu_check_fn check, kata_error **err)
+int kata__qemu_command(kata_op *op, const char *command, json_t *take_args, int fd, kata__qemu_check_fn check,
+		       kata_error **err)
 {
-	struct kata__qemu *q = kata__qemu_of_op(op);
+	KATA_AUTO_JSON json_t *args = take_args;
+	struct call *c = call_new(op, command, args, check);
 	kata_error *failure = NULL;
-	struct call *c;
-	int rc;
 
-	if (kata__qemu_ensure_connected(q, &failure)) {
-		json_decref(take_args);
-		return not_sent(op, check, failure, err);
-	}
-	c = call_new(op, check);
-	if (!c) {
-		json_decref(take_args);
+	if (!c)
 		return kata__fail_no_memory(err);
-	}
-	rc = kata__qmp_execute(q->qmp, command, take_args, fd, on_reply, c, err);
-	return rc ? call_failed(c, rc) : KATA__STEP_WAIT;
+	if (!call_send(c, fd, &failure))
+		return KATA__STEP_WAIT;
+	call_free(c);
+	return not_sent(op, check, failure, err);
 }
 
 bool kata__qemu_says_absent(const kata_error *err)

@@ -72,17 +72,20 @@ int kata__qemu_connect_console(struct kata__qemu *q, kata_error **err);
 int kata__qemu_connect_socket(const struct kata__qemu *q, const char *name, int *ret_fd, kata_error **err);
 
 /*
- * A command as the wait of the step (or undo) under way: returns KATA__STEP_WAIT or < 0. Takes take_args. The reply goes through check
- * (NULL: success is success): it gets the value, or *err set, and returns the step's outcome; to forgive, it frees *err, sets it NULL and returns 0.
- * It must not write the op's data: the op may have gone on (deadline).
+ * A command as the wait of the step (or undo) under way: returns KATA__STEP_WAIT or < 0. Takes take_args. The reply
+ * goes through check (NULL: success is success): it gets the value, or *err set, and returns the step's outcome; to
+ * forgive, it frees *err, sets it NULL and returns 0. It must not write the op's data: the op may have gone on
+ * (deadline).
  */
 typedef int (*kata__qemu_check_fn)(kata_op *op, const json_t *value, kata_error **err);
-int kata__qemu_command(kata_op *op, const char *command, json_t *take_args, int fd, kata__qemu_check_fn check, kata_error **err);
+int kata__qemu_command(kata_op *op, const char *command, json_t *take_args, int fd, kata__qemu_check_fn check,
+		       kata_error **err);
 /* Checks for undos: what is not there (or a QEMU that is gone) needs no undoing. */
 int kata__qemu_check_absent(kata_op *op, const json_t *value, kata_error **err);
 bool kata__qemu_says_absent(const kata_error *err);
 
-/* Devices of the boot command line (cold.c). add takes the entry. take_cold unlinks the entry of this device (NULL: none). */
+/* Devices of the boot command line (cold.c). add takes the entry. take_cold unlinks the entry of this device (NULL:
+ * none). */
 void kata__qemu_add_cold(struct kata__qemu *q, struct kata__qemu_cold *take_entry);
 struct kata__qemu_cold *kata__qemu_take_cold(struct kata__qemu *q, const void *storage_or_nic);
 void kata__qemu_free_cold(struct kata__qemu_cold *entry); /* NULL is fine */
@@ -94,8 +97,9 @@ int kata__qemu_undo_take_cold(kata_op *op, kata_error **err);
 void kata__qemu_finish_take_cold(kata_op *op, int status, kata_error **error);
 
 /*
- * Unplugging (deletion.c): device_del is only a request; the device is gone when QEMU says DEVICE_DELETED, after the guest let go.
- * The op's scratch holds the wait, so a table that uses these has no other; its finish calls kata__qemu_end_deletion first.
+ * Unplugging (deletion.c): device_del is only a request; the device is gone when QEMU says DEVICE_DELETED, after the
+ * guest let go. The op's scratch holds the wait, so a table that uses these has no other; its finish calls
+ * kata__qemu_end_deletion first.
  */
 int kata__qemu_request_deletion(kata_op *op, const char *name, kata_error **err); /* step: waits for the reply */
 int kata__qemu_await_deletion(kata_op *op, kata_error **err);                     /* step: waits for the event */
@@ -116,10 +120,11 @@ char *kata__qemu_console(kata_vm *vm, size_t *ret_len);
 void kata__qemu_keep_last_words(kata_vm *vm);
 
 /* The tables of the driver. */
-extern const struct kata__op_table kata__qemu_start, kata__qemu_pause, kata__qemu_resume, kata__qemu_release, kata__qemu_rebuild,
-        kata__qemu_destroy;
+extern const struct kata__op_table kata__qemu_start, kata__qemu_pause, kata__qemu_resume, kata__qemu_release,
+	kata__qemu_rebuild, kata__qemu_destroy;
 extern const struct kata__op_table kata__qemu_add_storage, kata__qemu_remove_storage, kata__qemu_add_storage_cold,
-        kata__qemu_remove_storage_cold;
-extern const struct kata__op_table kata__qemu_add_nic, kata__qemu_remove_nic, kata__qemu_add_nic_cold, kata__qemu_remove_nic_cold;
+	kata__qemu_remove_storage_cold;
+extern const struct kata__op_table kata__qemu_add_nic, kata__qemu_remove_nic, kata__qemu_add_nic_cold,
+	kata__qemu_remove_nic_cold;
 extern const struct kata__vm_driver kata__qemu_driver;
 #endif

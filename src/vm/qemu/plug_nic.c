@@ -86,20 +86,25 @@ static void finish(kata_op *op, int status, kata_error **error)
 }
 
 static const struct kata__step add_steps[] = {
-        {.name = "reserve-slot", .run = kata__vm_step_reserve_nic, .undo = kata__vm_step_unreserve_nic},
-        {.name = "open-tap", .run = kata__vm_step_open_tap, .undo = kata__vm_step_close_tap,
-         .flags = KATA__STEP_BLOCKING | KATA__STEP_JOURNAL},
-        {.name = "getfd", .run = step_getfd, .undo = undo_getfd, .flags = KATA__STEP_UNCERTAIN},
-        {.name = "netdev_add", .run = step_netdev_add, .undo = undo_netdev_add, .flags = KATA__STEP_UNCERTAIN},
-        {.name = "device_add", .run = step_device_add, .undo = undo_device_add, .flags = KATA__STEP_UNCERTAIN | KATA__STEP_JOURNAL},
-        {.name = "commit", .run = step_commit},
+	{.name = "reserve-slot", .run = kata__vm_step_reserve_nic, .undo = kata__vm_step_unreserve_nic},
+	{.name = "open-tap",
+	 .run = kata__vm_step_open_tap,
+	 .undo = kata__vm_step_close_tap,
+	 .flags = KATA__STEP_BLOCKING | KATA__STEP_JOURNAL},
+	{.name = "getfd", .run = step_getfd, .undo = undo_getfd, .flags = KATA__STEP_UNCERTAIN},
+	{.name = "netdev_add", .run = step_netdev_add, .undo = undo_netdev_add, .flags = KATA__STEP_UNCERTAIN},
+	{.name = "device_add",
+	 .run = step_device_add,
+	 .undo = undo_device_add,
+	 .flags = KATA__STEP_UNCERTAIN | KATA__STEP_JOURNAL},
+	{.name = "commit", .run = step_commit},
 };
 const struct kata__op_table kata__qemu_add_nic = {
-        .name = "plug-nic",
-        KATA__STEPS(add_steps),
-        .timeout_ms = 10000,
-        .finish = finish,
-        .free_data = kata__vm_free_op_data,
+	.name = "plug-nic",
+	KATA__STEPS(add_steps),
+	.timeout_ms = 10000,
+	.finish = finish,
+	.free_data = kata__vm_free_op_data,
 };
 
 /* ---- hot: unplug */
@@ -113,18 +118,18 @@ static int step_device_del(kata_op *op, kata_error **err)
 }
 
 static const struct kata__step remove_steps[] = {
-        {.name = "find", .run = kata__vm_step_find_nic, .undo = kata__vm_step_unfind_nic},
-        {.name = "device_del", .run = step_device_del, .flags = KATA__STEP_JOURNAL},
-        {.name = "await-deleted", .run = kata__qemu_await_deletion, .cancel = kata__qemu_cancel_deletion},
-        {.name = "netdev_del", .run = undo_netdev_add, .flags = KATA__STEP_NO_CANCEL},
-        {.name = "drop", .run = kata__vm_step_drop_nic},
+	{.name = "find", .run = kata__vm_step_find_nic, .undo = kata__vm_step_unfind_nic},
+	{.name = "device_del", .run = step_device_del, .flags = KATA__STEP_JOURNAL},
+	{.name = "await-deleted", .run = kata__qemu_await_deletion, .cancel = kata__qemu_cancel_deletion},
+	{.name = "netdev_del", .run = undo_netdev_add, .flags = KATA__STEP_NO_CANCEL},
+	{.name = "drop", .run = kata__vm_step_drop_nic},
 };
 const struct kata__op_table kata__qemu_remove_nic = {
-        .name = "unplug-nic",
-        KATA__STEPS(remove_steps),
-        .timeout_ms = 10000,
-        .finish = finish,
-        .free_data = kata__vm_free_op_data,
+	.name = "unplug-nic",
+	KATA__STEPS(remove_steps),
+	.timeout_ms = 10000,
+	.finish = finish,
+	.free_data = kata__vm_free_op_data,
 };
 
 /* ---- cold */
@@ -138,7 +143,7 @@ static int step_keep(kata_op *op, kata_error **err)
 	if (!e)
 		return kata__fail_no_memory(err);
 	*e = (struct kata__qemu_cold){
-	        .nic = kata_nic_ref(d->nic), .slot = d->slot, .fd = kata__take_fd(&d->tap_fd), .backing_fd = -1};
+		.nic = kata_nic_ref(d->nic), .slot = d->slot, .fd = kata__take_fd(&d->tap_fd), .backing_fd = -1};
 	kata__qemu_add_cold(kata__qemu_of(d->vm), e);
 	return KATA__STEP_DONE;
 }
@@ -150,28 +155,31 @@ static int undo_keep(kata_op *op, kata_error **err)
 }
 
 static const struct kata__step add_cold_steps[] = {
-        {.name = "reserve-slot", .run = kata__vm_step_reserve_nic, .undo = kata__vm_step_unreserve_nic},
-        {.name = "open-tap", .run = kata__vm_step_open_tap, .undo = kata__vm_step_close_tap, .flags = KATA__STEP_BLOCKING},
-        {.name = "keep", .run = step_keep, .undo = undo_keep},
-        {.name = "commit", .run = kata__vm_step_commit_nic},
+	{.name = "reserve-slot", .run = kata__vm_step_reserve_nic, .undo = kata__vm_step_unreserve_nic},
+	{.name = "open-tap",
+	 .run = kata__vm_step_open_tap,
+	 .undo = kata__vm_step_close_tap,
+	 .flags = KATA__STEP_BLOCKING},
+	{.name = "keep", .run = step_keep, .undo = undo_keep},
+	{.name = "commit", .run = kata__vm_step_commit_nic},
 };
 const struct kata__op_table kata__qemu_add_nic_cold = {
-        .name = "plug-nic",
-        KATA__STEPS(add_cold_steps),
-        .timeout_ms = 10000,
-        .finish = kata__vm_finish_device,
-        .free_data = kata__vm_free_op_data,
+	.name = "plug-nic",
+	KATA__STEPS(add_cold_steps),
+	.timeout_ms = 10000,
+	.finish = kata__vm_finish_device,
+	.free_data = kata__vm_free_op_data,
 };
 
 static const struct kata__step remove_cold_steps[] = {
-        {.name = "find", .run = kata__vm_step_find_nic, .undo = kata__vm_step_unfind_nic},
-        {.name = "take", .run = kata__qemu_step_take_cold, .undo = kata__qemu_undo_take_cold},
-        {.name = "drop", .run = kata__vm_step_drop_nic},
+	{.name = "find", .run = kata__vm_step_find_nic, .undo = kata__vm_step_unfind_nic},
+	{.name = "take", .run = kata__qemu_step_take_cold, .undo = kata__qemu_undo_take_cold},
+	{.name = "drop", .run = kata__vm_step_drop_nic},
 };
 const struct kata__op_table kata__qemu_remove_nic_cold = {
-        .name = "unplug-nic",
-        KATA__STEPS(remove_cold_steps),
-        .timeout_ms = 10000,
-        .finish = kata__qemu_finish_take_cold,
-        .free_data = kata__vm_free_op_data,
+	.name = "unplug-nic",
+	KATA__STEPS(remove_cold_steps),
+	.timeout_ms = 10000,
+	.finish = kata__qemu_finish_take_cold,
+	.free_data = kata__vm_free_op_data,
 };

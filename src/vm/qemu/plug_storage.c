@@ -2,8 +2,8 @@
 /*
  * plug_storage.c - what plugging and unplugging a disk does.
  *
- * QEMU handles commands in order, so the undo of a command whose reply never came is simply the opposite command: its reply tells whether
- * there was anything to take back.
+ * QEMU handles commands in order, so the undo of a command whose reply never came is simply the opposite command: its
+ * reply tells whether there was anything to take back.
  */
 #include "vm/qemu/machine.h"
 
@@ -33,7 +33,8 @@ static int add_fd(kata_op *op, int fd, unsigned set, kata_error **err)
 
 static int remove_fd(kata_op *op, unsigned set, kata_error **err)
 {
-	return kata__qemu_command(op, "remove-fd", json_pack("{s:i}", "fdset-id", (int)set), -1, kata__qemu_check_absent, err);
+	return kata__qemu_command(op, "remove-fd", json_pack("{s:i}", "fdset-id", (int)set), -1,
+				  kata__qemu_check_absent, err);
 }
 
 static int step_add_fd(kata_op *op, kata_error **err)
@@ -66,7 +67,8 @@ static int undo_add_backing_fd(kata_op *op, kata_error **err)
 static int step_blockdev_add(kata_op *op, kata_error **err)
 {
 	const struct kata__vm_op *d = kata__vm_op_data(op);
-	json_t *args = kata__qemu_blockdev(d->storage, d->slot, is_block_device(d->image.fd), is_block_device(d->image.backing_fd));
+	json_t *args = kata__qemu_blockdev(d->storage, d->slot, is_block_device(d->image.fd),
+					   is_block_device(d->image.backing_fd));
 
 	return args ? kata__qemu_command(op, "blockdev-add", args, -1, NULL, err) : kata__fail_no_memory(err);
 }
@@ -77,7 +79,8 @@ static int undo_blockdev_add(kata_op *op, kata_error **err)
 	char node[16];
 
 	kata__qemu_node_name(d->storage, d->slot, node);
-	return kata__qemu_command(op, "blockdev-del", json_pack("{s:s}", "node-name", node), -1, kata__qemu_check_absent, err);
+	return kata__qemu_command(op, "blockdev-del", json_pack("{s:s}", "node-name", node), -1,
+				  kata__qemu_check_absent, err);
 }
 
 static int step_device_add(kata_op *op, kata_error **err)
@@ -112,20 +115,29 @@ static void finish(kata_op *op, int status, kata_error **error)
 }
 
 static const struct kata__step add_steps[] = {
-        {.name = "reserve-slot", .run = kata__vm_step_reserve_storage, .undo = kata__vm_step_unreserve_storage},
-        {.name = "open-image", .run = kata__vm_step_open_image, .undo = kata__vm_step_close_image, .flags = KATA__STEP_BLOCKING},
-        {.name = "add-fd", .run = step_add_fd, .undo = undo_add_fd, .flags = KATA__STEP_UNCERTAIN},
-        {.name = "add-backing-fd", .run = step_add_backing_fd, .undo = undo_add_backing_fd, .flags = KATA__STEP_UNCERTAIN},
-        {.name = "blockdev-add", .run = step_blockdev_add, .undo = undo_blockdev_add, .flags = KATA__STEP_UNCERTAIN},
-        {.name = "device_add", .run = step_device_add, .undo = undo_device_add, .flags = KATA__STEP_UNCERTAIN | KATA__STEP_JOURNAL},
-        {.name = "commit", .run = step_commit},
+	{.name = "reserve-slot", .run = kata__vm_step_reserve_storage, .undo = kata__vm_step_unreserve_storage},
+	{.name = "open-image",
+	 .run = kata__vm_step_open_image,
+	 .undo = kata__vm_step_close_image,
+	 .flags = KATA__STEP_BLOCKING},
+	{.name = "add-fd", .run = step_add_fd, .undo = undo_add_fd, .flags = KATA__STEP_UNCERTAIN},
+	{.name = "add-backing-fd",
+	 .run = step_add_backing_fd,
+	 .undo = undo_add_backing_fd,
+	 .flags = KATA__STEP_UNCERTAIN},
+	{.name = "blockdev-add", .run = step_blockdev_add, .undo = undo_blockdev_add, .flags = KATA__STEP_UNCERTAIN},
+	{.name = "device_add",
+	 .run = step_device_add,
+	 .undo = undo_device_add,
+	 .flags = KATA__STEP_UNCERTAIN | KATA__STEP_JOURNAL},
+	{.name = "commit", .run = step_commit},
 };
 const struct kata__op_table kata__qemu_add_storage = {
-        .name = "plug-storage",
-        KATA__STEPS(add_steps),
-        .timeout_ms = 10000,
-        .finish = finish,
-        .free_data = kata__vm_free_op_data,
+	.name = "plug-storage",
+	KATA__STEPS(add_steps),
+	.timeout_ms = 10000,
+	.finish = finish,
+	.free_data = kata__vm_free_op_data,
 };
 
 /* ---- hot: unplug */
@@ -139,20 +151,20 @@ static int step_device_del(kata_op *op, kata_error **err)
 }
 
 static const struct kata__step remove_steps[] = {
-        {.name = "find", .run = kata__vm_step_find_storage, .undo = kata__vm_step_unfind_storage},
-        {.name = "device_del", .run = step_device_del, .flags = KATA__STEP_JOURNAL},
-        {.name = "await-deleted", .run = kata__qemu_await_deletion, .cancel = kata__qemu_cancel_deletion},
-        {.name = "blockdev-del", .run = undo_blockdev_add, .flags = KATA__STEP_NO_CANCEL},
-        {.name = "remove-backing-fd", .run = undo_add_backing_fd},
-        {.name = "remove-fd", .run = undo_add_fd},
-        {.name = "drop", .run = kata__vm_step_drop_storage},
+	{.name = "find", .run = kata__vm_step_find_storage, .undo = kata__vm_step_unfind_storage},
+	{.name = "device_del", .run = step_device_del, .flags = KATA__STEP_JOURNAL},
+	{.name = "await-deleted", .run = kata__qemu_await_deletion, .cancel = kata__qemu_cancel_deletion},
+	{.name = "blockdev-del", .run = undo_blockdev_add, .flags = KATA__STEP_NO_CANCEL},
+	{.name = "remove-backing-fd", .run = undo_add_backing_fd},
+	{.name = "remove-fd", .run = undo_add_fd},
+	{.name = "drop", .run = kata__vm_step_drop_storage},
 };
 const struct kata__op_table kata__qemu_remove_storage = {
-        .name = "unplug-storage",
-        KATA__STEPS(remove_steps),
-        .timeout_ms = 10000,
-        .finish = finish,
-        .free_data = kata__vm_free_op_data,
+	.name = "unplug-storage",
+	KATA__STEPS(remove_steps),
+	.timeout_ms = 10000,
+	.finish = finish,
+	.free_data = kata__vm_free_op_data,
 };
 
 /* ---- cold */
@@ -166,11 +178,11 @@ static int step_keep(kata_op *op, kata_error **err)
 	if (!e)
 		return kata__fail_no_memory(err);
 	*e = (struct kata__qemu_cold){.storage = kata_storage_ref(d->storage),
-	                              .slot = d->slot,
-	                              .fd_is_block_device = is_block_device(d->image.fd),
-	                              .backing_is_block_device = is_block_device(d->image.backing_fd),
-	                              .fd = d->image.fd,
-	                              .backing_fd = d->image.backing_fd};
+				      .slot = d->slot,
+				      .fd_is_block_device = is_block_device(d->image.fd),
+				      .backing_is_block_device = is_block_device(d->image.backing_fd),
+				      .fd = d->image.fd,
+				      .backing_fd = d->image.backing_fd};
 	d->image.fd = -1;
 	d->image.backing_fd = -1;
 	kata__qemu_add_cold(kata__qemu_of(d->vm), e);
@@ -184,28 +196,31 @@ static int undo_keep(kata_op *op, kata_error **err)
 }
 
 static const struct kata__step add_cold_steps[] = {
-        {.name = "reserve-slot", .run = kata__vm_step_reserve_storage, .undo = kata__vm_step_unreserve_storage},
-        {.name = "open-image", .run = kata__vm_step_open_image, .undo = kata__vm_step_close_image, .flags = KATA__STEP_BLOCKING},
-        {.name = "keep", .run = step_keep, .undo = undo_keep},
-        {.name = "commit", .run = kata__vm_step_commit_storage},
+	{.name = "reserve-slot", .run = kata__vm_step_reserve_storage, .undo = kata__vm_step_unreserve_storage},
+	{.name = "open-image",
+	 .run = kata__vm_step_open_image,
+	 .undo = kata__vm_step_close_image,
+	 .flags = KATA__STEP_BLOCKING},
+	{.name = "keep", .run = step_keep, .undo = undo_keep},
+	{.name = "commit", .run = kata__vm_step_commit_storage},
 };
 const struct kata__op_table kata__qemu_add_storage_cold = {
-        .name = "plug-storage",
-        KATA__STEPS(add_cold_steps),
-        .timeout_ms = 10000,
-        .finish = kata__vm_finish_device,
-        .free_data = kata__vm_free_op_data,
+	.name = "plug-storage",
+	KATA__STEPS(add_cold_steps),
+	.timeout_ms = 10000,
+	.finish = kata__vm_finish_device,
+	.free_data = kata__vm_free_op_data,
 };
 
 static const struct kata__step remove_cold_steps[] = {
-        {.name = "find", .run = kata__vm_step_find_storage, .undo = kata__vm_step_unfind_storage},
-        {.name = "take", .run = kata__qemu_step_take_cold, .undo = kata__qemu_undo_take_cold},
-        {.name = "drop", .run = kata__vm_step_drop_storage},
+	{.name = "find", .run = kata__vm_step_find_storage, .undo = kata__vm_step_unfind_storage},
+	{.name = "take", .run = kata__qemu_step_take_cold, .undo = kata__qemu_undo_take_cold},
+	{.name = "drop", .run = kata__vm_step_drop_storage},
 };
 const struct kata__op_table kata__qemu_remove_storage_cold = {
-        .name = "unplug-storage",
-        KATA__STEPS(remove_cold_steps),
-        .timeout_ms = 10000,
-        .finish = kata__qemu_finish_take_cold,
-        .free_data = kata__vm_free_op_data,
+	.name = "unplug-storage",
+	KATA__STEPS(remove_cold_steps),
+	.timeout_ms = 10000,
+	.finish = kata__qemu_finish_take_cold,
+	.free_data = kata__vm_free_op_data,
 };

@@ -29,27 +29,30 @@ static int undo_cont(kata_op *op, kata_error **err)
 	return kata__qemu_command(op, "stop", NULL, -1, kata__qemu_check_absent, err);
 }
 
-static const struct kata__step pause_steps[] = {{.name = "stop", .run = run_stop, .undo = undo_stop, .flags = KATA__STEP_UNCERTAIN}};
+static const struct kata__step pause_steps[] = {
+	{.name = "stop", .run = run_stop, .undo = undo_stop, .flags = KATA__STEP_UNCERTAIN}};
 const struct kata__op_table kata__qemu_pause = {
-        .name = "pause",
-        KATA__STEPS(pause_steps),
-        .timeout_ms = 5000,
-        .finish = kata__vm_finish_device,
-        .free_data = kata__vm_free_op_data,
+	.name = "pause",
+	KATA__STEPS(pause_steps),
+	.timeout_ms = 5000,
+	.finish = kata__vm_finish_device,
+	.free_data = kata__vm_free_op_data,
 };
 
-static const struct kata__step resume_steps[] = {{.name = "cont", .run = run_cont, .undo = undo_cont, .flags = KATA__STEP_UNCERTAIN}};
+static const struct kata__step resume_steps[] = {
+	{.name = "cont", .run = run_cont, .undo = undo_cont, .flags = KATA__STEP_UNCERTAIN}};
 const struct kata__op_table kata__qemu_resume = {
-        .name = "resume",
-        KATA__STEPS(resume_steps),
-        .timeout_ms = 5000,
-        .finish = kata__vm_finish_device,
-        .free_data = kata__vm_free_op_data,
+	.name = "resume",
+	KATA__STEPS(resume_steps),
+	.timeout_ms = 5000,
+	.finish = kata__vm_finish_device,
+	.free_data = kata__vm_free_op_data,
 };
 
 /* ---- destroy */
 
-/* SIGKILL and not `quit`: it is quicker, and works on a QEMU that is stopped or stuck. What the guest had flushed is on the disks. */
+/* SIGKILL and not `quit`: it is quicker, and works on a QEMU that is stopped or stuck. What the guest had flushed is on
+ * the disks. */
 static int step_kill(kata_op *op, kata_error **err)
 {
 	struct kata__qemu *q = kata__qemu_of_op(op);
@@ -93,16 +96,16 @@ static int step_remove_dir(kata_op *op, kata_error **err)
 }
 
 static const struct kata__step destroy_steps[] = {
-        {.name = "cancel-operations", .run = kata__vm_step_cancel_operations, .flags = KATA__STEP_NO_CANCEL},
-        {.name = "kill", .run = step_kill, .cancel = cancel_kill, .flags = KATA__STEP_NO_CANCEL},
-        {.name = "await-operations", .run = kata__vm_step_await_operations, .flags = KATA__STEP_NO_CANCEL},
-        {.name = "let-go", .run = step_let_go, .flags = KATA__STEP_NO_CANCEL},
-        {.name = "remove-dir", .run = step_remove_dir, .flags = KATA__STEP_NO_CANCEL | KATA__STEP_BLOCKING},
+	{.name = "cancel-operations", .run = kata__vm_step_cancel_operations, .flags = KATA__STEP_NO_CANCEL},
+	{.name = "kill", .run = step_kill, .cancel = cancel_kill, .flags = KATA__STEP_NO_CANCEL},
+	{.name = "await-operations", .run = kata__vm_step_await_operations, .flags = KATA__STEP_NO_CANCEL},
+	{.name = "let-go", .run = step_let_go, .flags = KATA__STEP_NO_CANCEL},
+	{.name = "remove-dir", .run = step_remove_dir, .flags = KATA__STEP_NO_CANCEL | KATA__STEP_BLOCKING},
 };
 const struct kata__op_table kata__qemu_destroy = {
-        .name = "destroy",
-        KATA__STEPS(destroy_steps),
-        .timeout_ms = 10000,
-        .finish = kata__vm_finish_device,
-        .free_data = kata__vm_free_op_data,
+	.name = "destroy",
+	KATA__STEPS(destroy_steps),
+	.timeout_ms = 10000,
+	.finish = kata__vm_finish_device,
+	.free_data = kata__vm_free_op_data,
 };

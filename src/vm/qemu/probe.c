@@ -2,8 +2,9 @@
 /*
  * probe.c - runs a QEMU binary once, without a machine, and asks it what it is.
  *
- * It is run as the real one will be (same ids, same sandbox), so what it refuses here it would refuse there. QMP goes over a socket
- * pair and is spoken in lockstep, since this is the one place that talks outside a loop: on the thread that builds.
+ * It is run as the real one will be (same ids, same sandbox), so what it refuses here it would refuse there. QMP goes
+ * over a socket pair and is spoken in lockstep, since this is the one place that talks outside a loop: on the thread
+ * that builds.
  */
 #include "vm/qemu/caps.h"
 
@@ -176,19 +177,32 @@ static void add_last_words(const struct talk *t, kata_error **err)
 
 static int spawn(const char *binary, bool set_ids, uid_t uid, gid_t gid, int child_fd, struct talk *t, kata_error **err)
 {
-	const char *const argv[] = {binary, "-machine", "none,accel=tcg:kvm", "-nodefaults", "-no-user-config", "-display", "none",
-	                            "-S", "-sandbox", KATA__QEMU_SANDBOX, "-chardev", "socket,id=qmp,fd=3", "-mon",
-	                            "chardev=qmp,mode=control", NULL};
-	const struct kata__fd_map fds[] = {{.parent_fd = t->log_fd, .child_fd = 2}, {.parent_fd = child_fd, .child_fd = 3}};
-	const struct kata__spawn s = {.path = binary, .argv = argv, .fds = fds, .fd_count = 2, .set_ids = set_ids, .uid = uid,
-	                              .gid = gid};
+	const char *const argv[] = {binary,
+				    "-machine",
+				    "none,accel=tcg:kvm",
+				    "-nodefaults",
+				    "-no-user-config",
+				    "-display",
+				    "none",
+				    "-S",
+				    "-sandbox",
+				    KATA__QEMU_SANDBOX,
+				    "-chardev",
+				    "socket,id=qmp,fd=3",
+				    "-mon",
+				    "chardev=qmp,mode=control",
+				    NULL};
+	const struct kata__fd_map fds[] = {{.parent_fd = t->log_fd, .child_fd = 2},
+					   {.parent_fd = child_fd, .child_fd = 3}};
+	const struct kata__spawn s = {
+		.path = binary, .argv = argv, .fds = fds, .fd_count = 2, .set_ids = set_ids, .uid = uid, .gid = gid};
 	pid_t pid;
 
 	return kata__process_spawn(&s, &pid, &t->pidfd, err);
 }
 
 static int run(const char *binary, bool set_ids, uid_t uid, gid_t gid, struct talk *t, struct kata__qemu_caps *c,
-               kata_error **err)
+	       kata_error **err)
 {
 	int pair[2];
 	int rc;
@@ -209,7 +223,8 @@ static int run(const char *binary, bool set_ids, uid_t uid, gid_t gid, struct ta
 	return rc;
 }
 
-int kata__qemu_probe(const char *binary, bool set_ids, uid_t uid, gid_t gid, struct kata__qemu_caps **ret, kata_error **err)
+int kata__qemu_probe(const char *binary, bool set_ids, uid_t uid, gid_t gid, struct kata__qemu_caps **ret,
+		     kata_error **err)
 {
 	struct kata__qemu_caps *c = calloc(1, sizeof(*c));
 	struct talk t = {.fd = -1, .pidfd = -1, .log_fd = -1, .deadline = kata__deadline_in_ms(PROBE_MS)};
@@ -220,7 +235,7 @@ int kata__qemu_probe(const char *binary, bool set_ids, uid_t uid, gid_t gid, str
 	kata__buffer_init(&t.in, KATA__QMP_BUFFER_MAX);
 	t.log_fd = memfd_create("qemu-stderr", MFD_CLOEXEC);
 	rc = t.log_fd < 0 ? kata__fail_errno(err, errno, "no memory file for QEMU's stderr")
-	                  : run(binary, set_ids, uid, gid, &t, c, err);
+			  : run(binary, set_ids, uid, gid, &t, c, err);
 	kata__close_fd(&t.fd);
 	kata__close_fd(&t.log_fd);
 	kata__buffer_deinit(&t.in);

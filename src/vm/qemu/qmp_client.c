@@ -2,8 +2,9 @@
 /*
  * qmp_client.c - one QMP connection: bytes in, bytes out, and who waits for what.
  *
- * The stream out is a buffer of bytes and a list of fds, each with the stream offset of the byte it travels with. QEMU keeps
- * the last fd it received until a command takes it, and handles commands in order, so several fd-taking commands may be queued at once.
+ * The stream out is a buffer of bytes and a list of fds, each with the stream offset of the byte it travels with. QEMU
+ * keeps the last fd it received until a command takes it, and handles commands in order, so several fd-taking commands
+ * may be queued at once.
  */
 #include "vm/qemu/qmp_client.h"
 
@@ -240,8 +241,8 @@ static int enqueue(struct kata__qmp *q, const char *command, const json_t *args,
 	return rc;
 }
 
-int kata__qmp_execute(struct kata__qmp *q, const char *command, json_t *take_args, int fd, kata__qmp_reply_fn reply, void *user,
-                      kata_error **err)
+int kata__qmp_execute(struct kata__qmp *q, const char *command, json_t *take_args, int fd, kata__qmp_reply_fn reply,
+		      void *user, kata_error **err)
 {
 	KATA_AUTO_JSON json_t *args = take_args;
 	struct pending *p;
@@ -251,7 +252,7 @@ int kata__qmp_execute(struct kata__qmp *q, const char *command, json_t *take_arg
 		return kata__fail(err, KATA_E_GONE, VMM, "the connection to QEMU's monitor is broken: no %s", command);
 	if (q->in_flight >= KATA__QMP_IN_FLIGHT_MAX)
 		return kata__fail(err, KATA_E_EXHAUSTED, VMM, "%u QMP commands are in flight, QEMU answers none: no %s",
-		                  KATA__QMP_IN_FLIGHT_MAX, command);
+				  KATA__QMP_IN_FLIGHT_MAX, command);
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return kata__fail_no_memory(err);
@@ -317,14 +318,14 @@ static int on_reply(struct kata__qmp *q, const struct kata__qmp_message *m, kata
 		return KATA_E_PROTOCOL;
 	}
 	return kata__fail(err, KATA_E_PROTOCOL, VMM, "QMP: a reply to a command that was not sent (id %llu)",
-	                  (unsigned long long)m->id);
+			  (unsigned long long)m->id);
 }
 
 static int on_message(struct kata__qmp *q, const struct kata__qmp_message *m, kata_error **err)
 {
 	if (q->greeted == (m->kind == KATA__QMP_GREETING))
 		return kata__fail(err, KATA_E_PROTOCOL, VMM, "QMP: %s",
-		                  q->greeted ? "a second greeting" : "no greeting at the start");
+				  q->greeted ? "a second greeting" : "no greeting at the start");
 	switch (m->kind) {
 	case KATA__QMP_GREETING:
 		q->greeted = true;
@@ -429,7 +430,7 @@ static void on_ready(void *user, uint32_t events)
 }
 
 int kata__qmp_open(struct kata__loop *loop, int take_fd, const struct kata__qmp_handler *handler, void *user,
-                   kata__qmp_reply_fn ready, void *ready_user, struct kata__qmp **ret, kata_error **err)
+		   kata__qmp_reply_fn ready, void *ready_user, struct kata__qmp **ret, kata_error **err)
 {
 	struct kata__qmp *q = calloc(1, sizeof(*q));
 	int rc;

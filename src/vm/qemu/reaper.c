@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * reaper.c - children that were let go. Whoever takes a released machine over may end it, but only its parent can reap it; so as long as
- * this process lives and has the context, it keeps the pidfd and reaps. One fd a released child.
+ * reaper.c - children that were let go. Whoever takes a released machine over may end it, but only its parent can reap
+ * it; so as long as this process lives and has the context, it keeps the pidfd and reaps. One fd a released child.
  */
 #include "vm/qemu/machine.h"
 

@@ -2,8 +2,8 @@
 /*
  * start.c - from a config to a running QEMU.
  *
- * The sockets are made and listened on here and given to QEMU, so a connect cannot come too early; our ends of the listening ones are closed
- * as soon as QEMU has them, so that a connection to a QEMU that died breaks.
+ * The sockets are made and listened on here and given to QEMU, so a connect cannot come too early; our ends of the
+ * listening ones are closed as soon as QEMU has them, so that a connection to a QEMU that died breaks.
  */
 #include "vm/qemu/machine.h"
 
@@ -41,7 +41,12 @@ static int step_make_dir(kata_op *op, kata_error **err)
 	if (!s)
 		return kata__fail_no_memory(err);
 	*s = (struct scratch){.files = KATA__QEMU_NO_BOOT_FILES,
-	                      .qmp_fd = -1, .console_fd = -1, .agent_fd = -1, .log_fd = -1, .pid_file_fd = -1, .pidfd = -1};
+			      .qmp_fd = -1,
+			      .console_fd = -1,
+			      .agent_fd = -1,
+			      .log_fd = -1,
+			      .pid_file_fd = -1,
+			      .pidfd = -1};
 	d->scratch = s;
 	return kata__vm_step_make_dir(op, err);
 }
@@ -73,7 +78,8 @@ static int step_open_files(kata_op *op, kata_error **err)
 	int rc;
 
 	if ((rc = kata__qemu_boot_files_open(&vm->config->v, settings, &s->files, err)) ||
-	    (rc = open_in_dir(vm, "vmm.log", &s->log_fd, err)) || (rc = open_in_dir(vm, "vmm.pid", &s->pid_file_fd, err)) ||
+	    (rc = open_in_dir(vm, "vmm.log", &s->log_fd, err)) ||
+	    (rc = open_in_dir(vm, "vmm.pid", &s->pid_file_fd, err)) ||
 	    (rc = kata__qemu_memory_file_open(&vm->config->v, settings, &s->files, err)))
 		close_files(s);
 	return rc;
@@ -121,26 +127,38 @@ static struct kata__qemu_boot describe(const kata_vm *vm, const struct scratch *
 {
 	const struct kata__qemu *q = kata__qemu_of(vm);
 
-	return (struct kata__qemu_boot){
-	        .binary = q->settings.binary, .id = vm->id, .uuid = vm->uuid, .machine = q->machine, .kvm = q->kvm,
-	        .config = &vm->config->v, .devices = q->cold, .kernel_fd = s->files.kernel_fd, .initrd_fd = s->files.initrd_fd,
-	        .image_fd = s->files.image_fd, .memory_fd = s->files.memory_fd, .qmp_fd = s->qmp_fd,
-	        .console_fd = s->console_fd, .agent_fd = s->agent_fd, .log_fd = s->log_fd};
+	return (struct kata__qemu_boot){.binary = q->settings.binary,
+					.id = vm->id,
+					.uuid = vm->uuid,
+					.machine = q->machine,
+					.kvm = q->kvm,
+					.config = &vm->config->v,
+					.devices = q->cold,
+					.kernel_fd = s->files.kernel_fd,
+					.initrd_fd = s->files.initrd_fd,
+					.image_fd = s->files.image_fd,
+					.memory_fd = s->files.memory_fd,
+					.qmp_fd = s->qmp_fd,
+					.console_fd = s->console_fd,
+					.agent_fd = s->agent_fd,
+					.log_fd = s->log_fd};
 }
 
-static int spawn(const struct kata__qemu_settings *settings, const struct kata__qemu_launch *l, struct scratch *s, kata_error **err)
+static int spawn(const struct kata__qemu_settings *settings, const struct kata__qemu_launch *l, struct scratch *s,
+		 kata_error **err)
 {
 	const struct kata__spawn spawn = {.path = settings->binary,
-	                                  .argv = (const char *const *)l->argv,
-	                                  .fds = l->fds,
-	                                  .fd_count = l->fd_count,
-	                                  .set_ids = settings->set_ids,
-	                                  .uid = settings->uid,
-	                                  .gid = settings->gid,
-	                                  .pid_fd = s->pid_file_fd};
+					  .argv = (const char *const *)l->argv,
+					  .fds = l->fds,
+					  .fd_count = l->fd_count,
+					  .set_ids = settings->set_ids,
+					  .uid = settings->uid,
+					  .gid = settings->gid,
+					  .pid_fd = s->pid_file_fd};
 	pid_t pid;
 
-	return kata__process_spawn(&spawn, &pid, &s->pidfd, err) ? KATA_E_VMM : kata__process_identity_of(pid, &s->process, NULL);
+	return kata__process_spawn(&spawn, &pid, &s->pidfd, err) ? KATA_E_VMM
+								 : kata__process_identity_of(pid, &s->process, NULL);
 }
 
 static void kill_and_reap(struct scratch *s)
@@ -245,21 +263,28 @@ static void finish(kata_op *op, int status, kata_error **error)
 }
 
 static const struct kata__step steps[] = {
-        {.name = "make-dir", .run = step_make_dir, .undo = kata__vm_step_unmake_dir,
-         .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING},
-        {.name = "open-files", .run = step_open_files, .undo = undo_open_files, .flags = KATA__STEP_BLOCKING | KATA__STEP_JOURNAL},
-        {.name = "listen", .run = step_listen, .undo = undo_listen, .flags = KATA__STEP_BLOCKING},
-        {.name = "spawn", .run = step_spawn, .undo = undo_spawn,
-         .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING | KATA__STEP_JOURNAL},
-        {.name = "connect-qmp", .run = step_connect_qmp, .undo = undo_connect_qmp, .flags = KATA__STEP_UNCERTAIN},
-        {.name = "connect-console", .run = step_connect_console},
-        {.name = "cont", .run = step_cont},
-        {.name = "commit", .run = step_commit},
+	{.name = "make-dir",
+	 .run = step_make_dir,
+	 .undo = kata__vm_step_unmake_dir,
+	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING},
+	{.name = "open-files",
+	 .run = step_open_files,
+	 .undo = undo_open_files,
+	 .flags = KATA__STEP_BLOCKING | KATA__STEP_JOURNAL},
+	{.name = "listen", .run = step_listen, .undo = undo_listen, .flags = KATA__STEP_BLOCKING},
+	{.name = "spawn",
+	 .run = step_spawn,
+	 .undo = undo_spawn,
+	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING | KATA__STEP_JOURNAL},
+	{.name = "connect-qmp", .run = step_connect_qmp, .undo = undo_connect_qmp, .flags = KATA__STEP_UNCERTAIN},
+	{.name = "connect-console", .run = step_connect_console},
+	{.name = "cont", .run = step_cont},
+	{.name = "commit", .run = step_commit},
 };
 const struct kata__op_table kata__qemu_start = {
-        .name = "start",
-        KATA__STEPS(steps),
-        .timeout_ms = 10000,
-        .finish = finish,
-        .free_data = kata__vm_free_op_data,
+	.name = "start",
+	KATA__STEPS(steps),
+	.timeout_ms = 10000,
+	.finish = finish,
+	.free_data = kata__vm_free_op_data,
 };
