@@ -99,14 +99,39 @@ void process_spec(char *out, size_t size, const char *script, bool terminal)
 	print(out, size, process_json(script, terminal));
 }
 
+static json_t *mount_json(const char *destination, const char *type, json_t *take_options)
+{
+	return json_pack("{s:s,s:s,s:s,s:o}", "destination", destination, "type", type, "source", type, "options",
+			 take_options);
+}
+
 void container_spec(char *out, size_t size, const char *root, const char *script)
 {
+	json_t *mounts = json_array();
+
+	json_array_append_new(mounts, mount_json("/proc", "proc", json_array()));
+	json_array_append_new(mounts, mount_json("/dev", "tmpfs", json_pack("[s,s]", "nosuid", "mode=755")));
+	json_array_append_new(mounts,
+			      mount_json("/dev/pts", "devpts", json_pack("[s,s]", "newinstance", "ptmxmode=0666")));
 	print(out, size,
-	      json_pack("{s:s,s:{s:s},s:o,s:[{s:s,s:s,s:s},{s:s,s:s,s:s}],s:{s:[{s:s},{s:s},{s:s},{s:s}]}}",
-			"ociVersion", "1.0.2", "root", "path", root, "process", process_json(script, false), "mounts",
-			"destination", "/proc", "type", "proc", "source", "proc", "destination", "/dev", "type",
-			"tmpfs", "source", "tmpfs", "linux", "namespaces", "type", "mount", "type", "ipc", "type",
-			"uts", "type", "pid"));
+	      json_pack("{s:s,s:{s:s},s:o,s:o,s:{s:[{s:s},{s:s},{s:s},{s:s}]}}", "ociVersion", "1.0.2", "root", "path",
+			root, "process", process_json(script, false), "mounts", mounts, "linux", "namespaces", "type",
+			"mount", "type", "ipc", "type", "uts", "type", "pid"));
+}
+
+bool is_running(long long pid)
+{
+	char path[64], state = 'Z';
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%lld/stat", pid);
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+		state = 'Z';
+	fclose(f);
+	return state != 'Z' && state != 'X';
 }
 
 int read_line(int fd, char *out, size_t size)

@@ -15,6 +15,8 @@ int make_qcow2(const char *path);
 void container_spec(char *out, size_t size, const char *root, const char *script);
 void process_spec(char *out, size_t size, const char *script, bool terminal);
 
+/* Whether a process of that pid runs; one that has ended and waits for its parent to notice does not. */
+bool is_running(long long pid);
 /* One line without its end of line; -1 at end of file or after 60 s. */
 int read_line(int fd, char *out, size_t size);
 /* Says what did not come out as it should; returns -1. */

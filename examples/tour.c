@@ -207,7 +207,7 @@ static int add_to_batch(struct tour *t, kata_batch *batch)
 	return 0;
 }
 
-static int plug_together(struct tour *t, double *ret_ms)
+static int plug_together(struct tour *t, bool show, double *ret_ms)
 {
 	const char *names[DEVICES];
 	kata_op *ops[DEVICES];
@@ -226,7 +226,7 @@ static int plug_together(struct tour *t, double *ret_ms)
 		names[i] = kata_batch_get_item_id(batch, i);
 		ops[i] = kata_batch_get_item_op(batch, i);
 	}
-	if (!rc) {
+	if (!rc && show) {
 		show_line("every step of every device, on one axis:");
 		show_timeline(ops, names, DEVICES);
 	}
@@ -271,14 +271,18 @@ static int plug_one_by_one(struct tour *t, double *ret_ms)
 
 static int plug(struct tour *t)
 {
-	double together, one_by_one;
+	double first_time, together, one_by_one;
 	char address[32];
 
-	if (make_devices(t) || plug_together(t, &together) || unplug_all(t) || plug_one_by_one(t, &one_by_one))
+	/* The guest's first plug of its life is slower, together or not: so the times that compare are the later ones.
+	 */
+	if (make_devices(t) || plug_together(t, true, &first_time) || unplug_all(t) ||
+	    plug_together(t, false, &together) || unplug_all(t) || plug_one_by_one(t, &one_by_one))
 		return -1;
-	show_line("until the guest had all six: together %.0f ms, one by one %.0f ms (%.1f times)", together,
-		  one_by_one, one_by_one / together);
-	show_event("plugged", json_pack("{s:f,s:f}", "together_ms", together, "one_by_one_ms", one_by_one));
+	show_line("until the guest had all six: together %.0f ms (the first time %.0f ms), one by one %.0f ms",
+		  together, first_time, one_by_one);
+	show_event("plugged", json_pack("{s:f,s:f,s:f}", "together_ms", together, "one_by_one_ms", one_by_one,
+					"first_time_ms", first_time));
 	for (int i = 0; i < DISKS; i++) {
 		kata_storage_get_address(t->disks[i], address, sizeof(address));
 		show_line("%-9s is %s %s in the guest", kata_storage_get_id(t->disks[i]),
@@ -592,10 +596,9 @@ static int show_nothing_left(struct tour *t, int64_t pid)
 	left = kata_recover_report_get_count(report);
 	kata_recover_report_free(report);
 	show_line("on the host: %zu VM directories, process %lld %s", left, (long long)pid,
-		  kill((pid_t)pid, 0) < 0 && errno == ESRCH ? "is gone" : "IS STILL THERE");
-	show_event("left",
-		   json_pack("{s:I,s:b}", "vm_directories", (json_int_t)left, "process", kill((pid_t)pid, 0) == 0));
-	return left == 0 && kill((pid_t)pid, 0) < 0 ? 0 : unexpected("something is left");
+		  is_running(pid) ? "IS STILL THERE" : "is gone");
+	show_event("left", json_pack("{s:I,s:b}", "vm_directories", (json_int_t)left, "process", (int)is_running(pid)));
+	return left == 0 && !is_running(pid) ? 0 : unexpected("something is left");
 }
 
 /* ---- the two processes ---- */
