@@ -164,6 +164,10 @@ static bool look(kata_context *ctx, struct entry *e, const struct records *recor
 	if (rc == 0) {
 		e->looked = true;
 		judge(e, records);
+		if (e->verdict == KATA_RECOVER_OWNED) {
+			kata__leftover_close(&e->leftover); /* many of these may be there, and fds are few */
+			e->looked = false;
+		}
 		return true;
 	}
 	if (rc == KATA_E_NOT_FOUND) {
@@ -223,7 +227,7 @@ static int add_entry(kata_recover_report *report, const char *id, kata_error **e
 		return kata__fail_no_memory(err);
 	report->entries = grown;
 	grown[report->count] = (struct entry){.leftover = {.lock_fd = -1, .vmm_pidfd = -1}};
-	snprintf(grown[report->count].id, sizeof(grown->id), "%s", id);
+	snprintf(grown[report->count].id, sizeof(grown->id), "%.*s", KATA__ID_MAX, id);
 	report->count++;
 	return 0;
 }
