@@ -331,9 +331,8 @@ int kata__schema_verify(struct kata__sqlite *s, kata_error **err)
 	int64_t version = 0;
 	int rc;
 
-	if (s->verified && !kata__sqlite_schema_changed(s))
+	if (s->verified)
 		return 0;
-	s->verified = false;
 	rc = kata__schema_probe(s, &version, err);
 	if (rc == 0)
 		rc = refuse_newer(s, version, err);
@@ -350,6 +349,14 @@ int kata__schema_verify(struct kata__sqlite *s, kata_error **err)
 				  s->operation, s->place, (long long)version, KATA_SCHEMA_VERSION);
 	s->verified = true;
 	return 0;
+}
+
+int kata__schema_recheck(struct kata__sqlite *s, kata_error **err)
+{
+	if (!kata__sqlite_schema_changed(s))
+		return 0;
+	s->verified = false;
+	return kata__schema_verify(s, err);
 }
 
 int kata__schema_create(struct kata__sqlite *s, kata_error **err)

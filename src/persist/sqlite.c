@@ -103,7 +103,7 @@ static int reserve_id(struct kata__sqlite *s, const char *id, kata_error **err)
 		rc = kata__fail(err, KATA_E_EXISTS, CALLER,
 				"%s: sandbox '%s' is in %s already: choose another id or delete it", s->operation, id,
 				s->place);
-	return rc == 0 ? kata__schema_verify(s, err) : rc;
+	return rc == 0 ? kata__schema_recheck(s, err) : rc;
 }
 
 static int op_create_sandbox(void *self, const char *id, kata_error **err)
@@ -174,7 +174,7 @@ static int set_epoch(struct kata__sqlite *s, const char *id, uint64_t from, uint
 	s->taken.epoch = to;
 	s->taken.pid = head.taken_pid;
 	s->taken.since = head.taken_at;
-	return kata__schema_verify(s, err);
+	return kata__schema_recheck(s, err);
 }
 
 static int op_set_epoch(void *self, const char *id, uint64_t from, uint64_t to, kata_error **err)
@@ -206,7 +206,7 @@ static int remove_rows(struct kata__sqlite *s, const char *id, kata_error **err)
 	if (rc == 0 && sqlite3_changes(s->db) == 0)
 		rc = kata__fail(err, KATA_E_NOT_FOUND, CALLER, "%s: there is no sandbox '%s' in %s", s->operation, id,
 				s->place);
-	return rc == 0 ? kata__schema_verify(s, err) : rc;
+	return rc == 0 ? kata__schema_recheck(s, err) : rc;
 }
 
 static int op_remove(void *self, const char *id, kata_error **err)

@@ -30,8 +30,8 @@ enum kata__sql {
 	KATA__SQL_RESERVE,             /* ?1 id, ?2 pid, ?3 now */
 	KATA__SQL_HEAD,                /* ?1 id; see struct kata__head */
 	KATA__SQL_UPDATE_SAME,         /* the sandbox's row where epoch and counts are unchanged */
-	KATA__SQL_UPDATE,              /* the same with both */
-	KATA__SQL_INSERT,
+	KATA__SQL_UPDATE,              /* the same where they are not, and the epoch is not greater */
+	KATA__SQL_INSERT,              /* the same where there is none */
 	KATA__SQL_LOAD,
 	KATA__SQL_DELETE,              /* ?1 id */
 	KATA__SQL_LIST,
@@ -64,6 +64,8 @@ struct kata__sqlite {
 	bool verified;          /* the schema was seen to be ours, and no statement was prepared anew since */
 	sqlite3_stmt *statements[KATA__SQL_COUNT];
 	struct kata__taken taken;
+	/* A bit for each hash of an id: whether its row was last updated, not inserted. Being wrong costs a statement. */
+	uint64_t updated[32];
 	const char *operation;  /* "store", for messages */
 	const char *subject;    /* id of the sandbox, or NULL */
 };
@@ -106,8 +108,10 @@ struct kata__migration {
 };
 /* What stands in the file: 0 no tables of ours, else their version. CORRUPT: something of our names that is not ours. */
 int kata__schema_probe(struct kata__sqlite *s, int64_t *ret_version, kata_error **err);
-/* Usable as it is: STATE (no tables), VERSION, CORRUPT. Remembered until the schema changes. */
+/* Usable as it is: STATE (no tables), VERSION, CORRUPT. Before the first statement of an op; remembered until a recheck fails. */
 int kata__schema_verify(struct kata__sqlite *s, kata_error **err);
+/* After the last statement of an op: the same, when SQLite had to compile a statement anew. */
+int kata__schema_recheck(struct kata__sqlite *s, kata_error **err);
 int kata__schema_create(struct kata__sqlite *s, kata_error **err);
 /* Runs what is above `from`, each followed by its version number. Within the caller's savepoint. */
 int kata__schema_migrate(struct kata__sqlite *s, int64_t from, const struct kata__migration *migrations, size_t count,

@@ -84,30 +84,82 @@ static int write_sandbox(struct kata__sqlite *s, int sql, const struct kata_reco
 	return rc;
 }
 
-/* The row, whatever stands there; counts[] become how many rows below it there are, as far as the row knows. */
-static int put_sandbox(struct kata__sqlite *s, const struct kata_record *record, int64_t counts[KATA__NOUNS],
+/* Where the hint for this id stands. FNV-1a. */
+static uint64_t *hint(struct kata__sqlite *s, const char *id, uint64_t *ret_bit)
+{
+	uint32_t h = 2166136261u;
+
+	for (; *id; id++)
+		h = (h ^ (unsigned char)*id) * 16777619u;
+	*ret_bit = UINT64_C(1) << (h % 64);
+	return &s->updated[h / 64 % kata__array_size(s->updated)];
+}
+
+enum put { PUT_NOTHING, PUT_SAME, PUT_NEW };
+
+static int insert_sandbox(struct kata__sqlite *s, const struct kata_record *record, int *ret_hits, kata_error **err)
+{
+	sqlite3_int64 rowid = sqlite3_last_insert_rowid(s->db);
+	int rc = write_sandbox(s, KATA__SQL_INSERT, record, ret_hits, err);
+
+	if (*ret_hits)
+		sqlite3_set_last_insert_rowid(s->db, rowid);
+	return rc;
+}
+
+/* Updates the row where epoch and counts are what they were, or inserts it where there is none; first what did it the
+ * last time. */
+static int put_row(struct kata__sqlite *s, const struct kata_record *record, enum put *ret, kata_error **err)
+{
+	uint64_t bit, *updated = hint(s, record->id, &bit);
+	bool update_first = *updated & bit;
+	int hits = 0;
+	int rc = 0;
+
+	*ret = PUT_NOTHING;
+	if (!update_first)
+		rc = insert_sandbox(s, record, &hits, err);
+	if (rc == 0 && !hits) {
+		rc = write_sandbox(s, KATA__SQL_UPDATE_SAME, record, &hits, err);
+		*ret = hits ? PUT_SAME : PUT_NOTHING;
+		*updated |= bit;
+		if (rc < 0 || hits || !update_first)
+			return rc;
+		rc = insert_sandbox(s, record, &hits, err);
+	}
+	if (hits) {
+		*ret = PUT_NEW;
+		*updated &= ~bit;
+	}
+	return rc;
+}
+
+/* What stood below the sandbox's row before this store, as far as that row knew. */
+struct before {
+	bool is_new;
+	int64_t counts[KATA__NOUNS];
+};
+
+/* The row, whatever stands there. */
+static int put_sandbox(struct kata__sqlite *s, const struct kata_record *record, struct before *before,
 		       kata_error **err)
 {
 	struct kata__head head = {0};
+	enum put put;
 	int hits = 0;
-	int rc = write_sandbox(s, KATA__SQL_UPDATE_SAME, record, &hits, err);
+	int rc = put_row(s, record, &put, err);
 
-	if (rc < 0 || hits) {
-		for (int i = 0; i < KATA__NOUNS; i++)
-			counts[i] = (int64_t)kata__noun_count(&kata__nouns[i], record);
+	before->is_new = put == PUT_NEW;
+	for (int i = 0; i < KATA__NOUNS; i++)
+		before->counts[i] = put == PUT_SAME ? (int64_t)kata__noun_count(&kata__nouns[i], record) : 0;
+	if (rc < 0 || put != PUT_NOTHING)
 		return rc;
-	}
-	rc = write_sandbox(s, KATA__SQL_INSERT, record, &hits, err);
-	if (rc < 0 || hits) {
-		memset(counts, 0, sizeof(int64_t) * KATA__NOUNS);
-		return rc;
-	}
 	rc = kata__sqlite_head(s, record->id, &head, err);
 	if (rc < 0)
 		return rc;
 	if ((uint64_t)head.epoch > record->epoch)
 		return kata__sqlite_fenced(s, &head, record->epoch, err);
-	memcpy(counts, head.counts, sizeof(head.counts));
+	memcpy(before->counts, head.counts, sizeof(head.counts));
 	return write_sandbox(s, KATA__SQL_UPDATE, record, &hits, err);
 }
 
@@ -173,11 +225,13 @@ static int reserve(struct kata__sqlite *s, sqlite3_stmt *st, const char *kind, c
 	return kata__sqlite_run(s, st, "kata_reservations", err);
 }
 
-static int put_reservations(struct kata__sqlite *s, const struct kata_record *record, kata_error **err)
+static int put_reservations(struct kata__sqlite *s, const struct kata_record *record, bool is_new, kata_error **err)
 {
 	sqlite3_stmt *st = NULL;
-	int rc = kata__sqlite_run_for(s, KATA__SQL_RESERVATION_DELETE, record->id, "kata_reservations", err);
+	int rc = 0;
 
+	if (!is_new)
+		rc = kata__sqlite_run_for(s, KATA__SQL_RESERVATION_DELETE, record->id, "kata_reservations", err);
 	if (rc == 0)
 		rc = kata__sqlite_prepare(s, KATA__SQL_RESERVATION_INSERT, &st, err);
 	for (size_t i = 0; rc == 0 && i < record->nic_count; i++) {
@@ -191,13 +245,13 @@ static int put_reservations(struct kata__sqlite *s, const struct kata_record *re
 	return rc;
 }
 
-/* `before`: how many rows there were. When all of those were found again, none is left over; else the table's rows of
- * this sandbox are written afresh. Reservations follow from the NICs, whose UPDATE asks for the same MAC and tap. */
-static int put_rows(struct kata__sqlite *s, int noun, const struct kata_record *record, int64_t before,
+/* When all rows that there were are found again, none is left over; else the table's rows of this sandbox are written
+ * afresh. Reservations follow from the NICs, whose UPDATE asks for the same MAC and tap. */
+static int put_rows(struct kata__sqlite *s, int noun, const struct kata_record *record, const struct before *b,
 		    kata_error **err)
 {
 	const struct kata__noun *n = &kata__nouns[noun];
-	int64_t count = (int64_t)kata__noun_count(n, record), hits = 0;
+	int64_t count = (int64_t)kata__noun_count(n, record), before = b->counts[noun], hits = 0;
 	int rc = 0;
 
 	if (before == 0 && count == 0)
@@ -211,30 +265,27 @@ static int put_rows(struct kata__sqlite *s, int noun, const struct kata_record *
 	if (rc == 0 && (hits != before || before == 0))
 		rc = insert_rows(s, noun, record, err);
 	if (rc == 0 && noun == KATA__NOUN_NIC)
-		rc = put_reservations(s, record, err);
+		rc = put_reservations(s, record, b->is_new, err);
 	return rc;
 }
 
 static int put_all(struct kata__sqlite *s, const struct kata_record *record, kata_error **err)
 {
-	int64_t counts[KATA__NOUNS];
-	int rc = put_sandbox(s, record, counts, err);
+	struct before before;
+	int rc = put_sandbox(s, record, &before, err);
 
 	for (int i = 0; rc == 0 && i < KATA__NOUNS; i++)
-		rc = put_rows(s, i, record, counts[i], err);
-	return rc == 0 ? kata__schema_verify(s, err) : rc;
+		rc = put_rows(s, i, record, &before, err);
+	return rc == 0 ? kata__schema_recheck(s, err) : rc;
 }
 
-/* Runs fn under the savepoint. */
-static int all_or_nothing(struct kata__sqlite *s,
-			  int (*fn)(struct kata__sqlite *, const struct kata_record *, kata_error **),
-			  const struct kata_record *record, kata_error **err)
+static int all_or_nothing(struct kata__sqlite *s, const struct kata_record *record, kata_error **err)
 {
 	int rc = kata__sqlite_savepoint(s, err);
 
 	if (rc < 0)
 		return rc;
-	rc = fn(s, record, err);
+	rc = put_all(s, record, err);
 	if (rc == 0)
 		rc = kata__sqlite_release(s, err);
 	if (rc < 0)
@@ -246,35 +297,30 @@ static int all_or_nothing(struct kata__sqlite *s,
  * was so. */
 static int put_bare(struct kata__sqlite *s, const struct kata_record *record, bool *ret_done, kata_error **err)
 {
-	int hits = 0;
+	enum put put;
 	int rc;
 
 	for (int i = 0; i < KATA__NOUNS; i++)
 		if (kata__noun_count(&kata__nouns[i], record) != 0)
 			return 0;
-	rc = write_sandbox(s, KATA__SQL_UPDATE_SAME, record, &hits, err);
-	if (rc == 0 && hits == 0)
-		rc = write_sandbox(s, KATA__SQL_INSERT, record, &hits, err);
-	*ret_done = rc == 0 && hits;
-	return rc == 0 && hits ? kata__schema_verify(s, err) : rc;
+	rc = put_row(s, record, &put, err);
+	*ret_done = rc == 0 && put != PUT_NOTHING;
+	return *ret_done ? kata__schema_recheck(s, err) : rc;
 }
 
 int kata__sqlite_store(void *self, const kata_record *record, kata_error **err)
 {
 	struct kata__sqlite *s = self;
-	sqlite3_int64 rowid;
 	bool done = false;
 	int rc = kata__sqlite_enter(s, "store", record->id, err);
 
 	if (rc < 0)
 		return rc;
-	rowid = sqlite3_last_insert_rowid(s->db);
 	rc = kata__schema_verify(s, err);
 	if (rc == 0)
 		rc = put_bare(s, record, &done, err);
 	if (rc == 0 && !done)
-		rc = all_or_nothing(s, put_all, record, err);
-	sqlite3_set_last_insert_rowid(s->db, rowid);
+		rc = all_or_nothing(s, record, err);
 	kata__sqlite_leave(s);
 	return rc;
 }

@@ -50,12 +50,14 @@ static void add_parameters(struct kata__buffer *b, size_t from, size_t count)
 		kata__buffer_printf(b, "%s?%zu", i ? ", " : "", from + i);
 }
 
-static void add_assignments(struct kata__buffer *b, const struct kata__noun *n, size_t from, const char *but)
+/* Of what no key is part of, but `but`; `reserving` also what holds a reservation. */
+static void add_assignments(struct kata__buffer *b, const struct kata__noun *n, size_t from, const char *but,
+			    bool reserving)
 {
 	for (size_t i = 0; i < n->field_count; i++) {
 		const struct kata__field *f = &n->fields[i];
 
-		if (!f->key && !f->reserves && !(but && strcmp(f->name, but) == 0))
+		if (!f->key && (reserving || !f->reserves) && !(but && strcmp(f->name, but) == 0))
 			kata__buffer_printf(b, ", %s = ?%zu", f->name, from + i);
 	}
 }
@@ -75,7 +77,7 @@ static void build_sandbox(struct kata__buffer *b, int sql)
 	switch (sql) {
 	case KATA__SQL_UPDATE_SAME:
 		kata__buffer_printf(b, "UPDATE @.kata_sandboxes SET updated_at = ?%zu", at);
-		add_assignments(b, n, 1, "epoch");
+		add_assignments(b, n, 1, "epoch", false);
 		kata__buffer_printf(b, " WHERE id = ?1 AND epoch = ?3");
 		add_counts(b, " AND ");
 		break;
@@ -85,7 +87,7 @@ static void build_sandbox(struct kata__buffer *b, int sql)
 				    ", taken_pid = CASE WHEN epoch < ?3 THEN ?6 ELSE taken_pid END"
 				    ", taken_at = CASE WHEN epoch < ?3 THEN ?%zu ELSE taken_at END",
 				    at, at);
-		add_assignments(b, n, 1, NULL);
+		add_assignments(b, n, 1, NULL, false);
 		add_counts(b, ", ");
 		kata__buffer_printf(b, " WHERE id = ?1 AND epoch <= ?3");
 		break;
@@ -108,15 +110,16 @@ static void build_row(struct kata__buffer *b, const struct kata__noun *n, int wh
 {
 	switch (which) {
 	case KATA__SQL_ROW_INSERT:
-		kata__buffer_printf(b, "INSERT OR REPLACE INTO @.%s (sandbox_id, position, ", n->table);
+		kata__buffer_printf(b, "INSERT INTO @.%s (sandbox_id, position, ", n->table);
 		add_names(b, n);
 		kata__buffer_printf(b, ") VALUES (");
 		add_parameters(b, 1, n->field_count + 2);
-		kata__buffer_printf(b, ")");
+		kata__buffer_printf(b, ") ON CONFLICT DO UPDATE SET position = ?2");
+		add_assignments(b, n, 3, NULL, true);
 		break;
 	case KATA__SQL_ROW_UPDATE:
 		kata__buffer_printf(b, "UPDATE @.%s SET position = ?2", n->table);
-		add_assignments(b, n, 3, NULL);
+		add_assignments(b, n, 3, NULL, false);
 		kata__buffer_printf(b, " WHERE sandbox_id = ?1");
 		for (size_t i = 0; i < n->field_count; i++)
 			if (n->fields[i].key || n->fields[i].reserves)
