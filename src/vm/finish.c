@@ -89,16 +89,24 @@ static void set_state(const struct kata__vm_op *d, kata_device_state state)
 		kata__nic_set_state(d->nic, state);
 }
 
+static bool is_removal(const kata_vm *vm, const struct kata__op_table *table)
+{
+	const struct kata__vm_driver *driver = vm->driver;
+
+	return table == driver->remove_storage || table == driver->remove_storage_cold || table == driver->remove_nic ||
+	       table == driver->remove_nic_cold;
+}
+
 /* A device op failed: the device goes back to what it was, or is DIVERGED when nobody could tell. Only what this op
  * reserved or found (slot >= 0) is touched. */
-static void settle_device(kata_vm *vm, const struct kata__vm_op *d, bool uncertain)
+static void settle_device(kata_vm *vm, const struct kata__vm_op *d, bool removal, bool uncertain)
 {
 	const void *object = d->storage ? (const void *)d->storage : (const void *)d->nic;
 	bool committed = false;
 
 	if (!object || d->slot < 0 || kata__vm_device_slot(vm, object, &committed) < 0)
 		return;
-	if (!committed && !uncertain) {
+	if (!removal && !uncertain) {
 		kata__vm_device_drop(vm, object);
 		return;
 	}
@@ -141,7 +149,7 @@ void kata__vm_finish_device(kata_op *op, int status, kata_error **error)
 		kata__vm_explain(vm, *error);
 	publish(vm, op, d, status);
 	if (status < 0)
-		settle_device(vm, d, error && kata_error_is_uncertain(*error));
+		settle_device(vm, d, is_removal(vm, kata__op_get_table(op)), error && kata_error_is_uncertain(*error));
 	state = kata__vm_get_state(vm);
 	if (state == KATA_VM_RUNNING || state == KATA_VM_PAUSED)
 		kata__vm_changed(vm);

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The slot allocator, against a model: a million random steps. */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "vm/slots.h"
+
+#define SLOTS 24u
+
+TestSuite(slots, .timeout = 60);
+
+Test(slots, lowest_free_slot_is_reserved_first)
+{
+	struct kata__slots s;
+	int slot = -1;
+
+	cr_assert_eq(kata__slots_init(&s, "device slot", 4, NULL), 0);
+	for (int i = 0; i < 4; i++) {
+		cr_assert_eq(kata__slots_reserve(&s, &slot, NULL), 0);
+		cr_assert_eq(slot, i);
+	}
+	kata__slots_release(&s, 2);
+	kata__slots_release(&s, 1);
+	cr_assert_eq(kata__slots_reserve(&s, &slot, NULL), 0);
+	cr_assert_eq(slot, 1);
+	kata__slots_deinit(&s);
+}
+
+Test(slots, exhausted_says_how_many_there_are)
+{
+	struct kata__slots s;
+	kata_error *err = NULL;
+	int slot = -1;
+
+	cr_assert_eq(kata__slots_init(&s, "device slot", 2, NULL), 0);
+	cr_assert_eq(kata__slots_reserve(&s, &slot, NULL), 0);
+	cr_assert_eq(kata__slots_reserve(&s, &slot, NULL), 0);
+	slot = -7;
+	cr_assert_eq(kata__slots_reserve(&s, &slot, &err), KATA_E_EXHAUSTED);
+	cr_assert_eq(slot, -7);
+	cr_assert_str_eq(kata_error_get_message(err), "no device slot is free: 2 there are, 2 in use");
+	kata_error_free(err);
+	kata__slots_deinit(&s);
+}
+
+Test(slots, none_at_all_are_exhausted_at_once)
+{
+	struct kata__slots s;
+	int slot;
+
+	cr_assert_eq(kata__slots_init(&s, "device slot", 0, NULL), 0);
+	cr_assert_eq(kata__slots_reserve(&s, &slot, NULL), KATA_E_EXHAUSTED);
+	kata__slots_deinit(&s);
+}
+
+Test(slots, a_slot_taken_twice_or_out_of_range_is_corrupt)
+{
+	struct kata__slots s;
+	kata_error *err = NULL;
+
+	cr_assert_eq(kata__slots_init(&s, "device slot", 4, NULL), 0);
+	cr_assert_eq(kata__slots_take(&s, 3, NULL), 0);
+	cr_assert_eq(kata__slots_take(&s, 3, &err), KATA_E_CORRUPT);
+	cr_assert(strstr(kata_error_get_message(err), "given twice"));
+	kata_error_free(err);
+	cr_assert_eq(kata__slots_take(&s, 4, NULL), KATA_E_CORRUPT);
+	cr_assert_eq(s.free_count, 3u);
+	kata__slots_deinit(&s);
+}
+
+/* The model: which slots are held, and nothing more. */
+static uint32_t lowest_free(const bool *held)
+{
+	uint32_t i = 0;
+
+	while (i < SLOTS && held[i])
+		i++;
+	return i;
+}
+
+Test(slots, a_million_random_steps_agree_with_the_model)
+{
+	bool held[SLOTS] = {false};
+	struct kata__slots s;
+	uint64_t seed = 0x9e3779b97f4a7c15u;
+	uint32_t count = 0;
+
+	cr_assert_eq(kata__slots_init(&s, "device slot", SLOTS, NULL), 0);
+	for (int i = 0; i < 1000000; i++) {
+		uint32_t pick, want = lowest_free(held);
+		int slot = -1, rc;
+
+		seed = seed * 6364136223846793005u + 1442695040888963407u;
+		pick = (uint32_t)(seed >> 33) % SLOTS;
+		if ((seed >> 60) < 8) {
+			rc = kata__slots_reserve(&s, &slot, NULL);
+			cr_assert_eq(rc, want == SLOTS ? KATA_E_EXHAUSTED : 0);
+			if (rc == 0) {
+				cr_assert_eq((uint32_t)slot, want);
+				held[want] = true;
+				count++;
+			}
+		} else if ((seed >> 60) < 10) {
+			cr_assert_eq(kata__slots_take(&s, pick, NULL), held[pick] ? KATA_E_CORRUPT : 0);
+			count += !held[pick];
+			held[pick] = true;
+		} else if (held[pick] && (seed >> 60) < 12) {
+			kata__slots_commit(&s, (int)pick);
+			cr_assert_eq(s.states[pick], KATA__SLOT_USED);
+		} else if (held[pick]) {
+			kata__slots_release(&s, (int)pick);
+			held[pick] = false;
+			count--;
+		}
+		cr_assert_eq(s.free_count, SLOTS - count);
+	}
+	kata__slots_deinit(&s);
+}
