@@ -25,16 +25,16 @@ static void end_mock(kata_vm *vm)
 }
 
 static const struct vm_kind mock_kind = {
-        .name = "mock",
-        .new_builder = new_mock_builder,
-        .configure = configure_nothing,
-        .end = end_mock,
-        .patience_ms = 2000,
+	.name = "mock",
+	.new_builder = new_mock_builder,
+	.configure = configure_nothing,
+	.end = end_mock,
+	.patience_ms = 2000,
 };
 
-#define CASE(name)                                                                                                         \
-	Test(vm_mock, name, .timeout = 60)                                                                                 \
-	{                                                                                                                  \
-		vm_contract_##name(&mock_kind);                                                                            \
+#define CASE(name)                                                                                                     \
+	Test(vm_mock, name, .timeout = 60)                                                                             \
+	{                                                                                                              \
+		vm_contract_##name(&mock_kind);                                                                        \
 	}
 VM_CONTRACT_CASES(CASE)

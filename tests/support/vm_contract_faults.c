@@ -464,12 +464,23 @@ static uint64_t now_ms(void)
 	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-static void hang_at(struct vm_world *w, const struct steps *steps, size_t index)
+static void hang_at(struct vm_world *w, const struct steps *steps, size_t index, const char *where)
 {
 	char point[160];
 
-	snprintf(point, sizeof(point), "%s/%s:before", steps->operation, steps->names[index]);
+	snprintf(point, sizeof(point), "%s/%s:%s", steps->operation, steps->names[index], where);
 	fixture_assert_ok(kata_context_set_fail_point(w->f.context, point, KATA_FAIL_HANG, 0, 0, 1, &w->err), w->err);
+}
+
+/* So that the cancel comes at that step. */
+static void await_step(struct vm_world *w, const kata_op *op, size_t count)
+{
+	const struct timespec pause = {0, 1000000};
+	uint64_t deadline_ms = now_ms() + w->kind->patience_ms;
+
+	while (kata_op_get_timeline_length(op) < count && now_ms() < deadline_ms)
+		nanosleep(&pause, NULL);
+	cr_assert_eq(kata_op_get_timeline_length(op), count);
 }
 
 static void learn_steps(struct vm_world *w, struct steps *ret)
@@ -491,7 +502,7 @@ void vm_contract_a_step_that_hangs_ends_by_the_deadline(const struct vm_kind *ki
 		struct census *before = fixture_census(&w.f);
 		uint64_t start_ms = now_ms();
 
-		hang_at(&w, &steps, i);
+		hang_at(&w, &steps, i, "before");
 		fixture_assert_fails(kata_vm_add_storage(w.vm, disk, &options, &w.err), KATA_E_TIMEOUT, w.err);
 		cr_assert_geq(now_ms() - start_ms, 100u);
 		cr_assert_lt(now_ms() - start_ms, 100u + kind->patience_ms, "step %s", steps.names[i]);
@@ -517,11 +528,13 @@ void vm_contract_a_cancelled_operation_leaves_the_host_as_before(const struct vm
 		struct census *before = fixture_census(&w.f);
 		kata_op *op = NULL;
 
-		hang_at(&w, &steps, i);
+		hang_at(&w, &steps, i, "after");
 		fixture_assert_ok(kata_vm_add_storage_begin(w.vm, disk, NULL, &op, &w.err), w.err);
+		await_step(&w, op, i + 1);
 		cr_assert_not(kata_op_is_done(op));
 		kata_op_cancel(op);
 		fixture_assert_fails(kata_op_wait(op, &w.err), KATA_E_CANCELLED, w.err);
+		kata_context_clear_fail_point(w.f.context, NULL);
 		kata_op_unref(op);
 		error_clear(&w.err);
 		disk_is_new(&w);

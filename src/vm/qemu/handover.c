@@ -16,9 +16,9 @@
 
 /* ---- release */
 
-static int step_let_go(kata_op *op, kata_error **err)
+/* At the end of a release that went well, so that one that fails has let go of nothing. */
+static void let_go(struct kata__qemu *q)
 {
-	struct kata__qemu *q = kata__qemu_of_op(op);
 	int pidfd = kata__qemu_let_go(q);
 
 	if (pidfd >= 0 && q->is_child)
@@ -26,7 +26,13 @@ static int step_let_go(kata_op *op, kata_error **err)
 	else
 		kata__close_fd(&pidfd);
 	q->has_dir = false;
-	return KATA__STEP_DONE;
+}
+
+static void finish_release(kata_op *op, int status, kata_error **error)
+{
+	if (status == 0)
+		let_go(kata__qemu_of_op(op));
+	kata__vm_finish_device(op, status, error);
 }
 
 static const struct kata__step release_steps[] = {
@@ -39,13 +45,12 @@ static const struct kata__step release_steps[] = {
 	 .run = kata__vm_step_hand_over,
 	 .undo = kata__vm_step_take_back,
 	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING | KATA__STEP_JOURNAL},
-	{.name = "let-go", .run = step_let_go, .flags = KATA__STEP_NO_CANCEL},
 };
 const struct kata__op_table kata__qemu_release = {
 	.name = "release",
 	KATA__STEPS(release_steps),
 	.timeout_ms = 5000,
-	.finish = kata__vm_finish_device,
+	.finish = finish_release,
 	.free_data = kata__vm_free_op_data,
 };
 
@@ -282,7 +287,10 @@ static const struct kata__step rebuild_steps[] = {
 	{.name = "query-status", .run = step_query_status},
 	{.name = "compare-devices", .run = step_compare_devices},
 	{.name = "connect-console", .run = step_connect_console},
-	{.name = "drop-released", .run = kata__vm_step_drop_released, .flags = KATA__STEP_BLOCKING},
+	{.name = "drop-released",
+	 .run = kata__vm_step_drop_released,
+	 .undo = kata__vm_step_save_released,
+	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING},
 	{.name = "commit", .run = step_commit},
 };
 const struct kata__op_table kata__qemu_rebuild = {

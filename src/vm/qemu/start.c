@@ -245,7 +245,6 @@ static int step_commit(kata_op *op, kata_error **err)
 	struct scratch *s = scratch_of(op);
 
 	kata__vm_set_pid(vm, s->process.pid, s->process.start_time);
-	kata__qemu_drop_cold(kata__qemu_of(vm));
 	kata__qemu_of(vm)->has_dir = true;
 	return KATA__STEP_DONE;
 }
@@ -259,6 +258,8 @@ static void finish(kata_op *op, int status, kata_error **error)
 		close_files(s);
 		kata__close_fd(&s->pidfd);
 	}
+	if (status == 0)
+		kata__qemu_drop_cold(kata__qemu_of_op(op)); /* QEMU has its own fds */
 	kata__vm_finish_device(op, status, error);
 }
 
