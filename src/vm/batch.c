@@ -3,14 +3,16 @@
  * kata_batch: several plugs and unplugs as one operation.
  *
  *	identify (blocking)  the file behind each disk, so that two items of one file are found before anything is
- *touched validate             ids, MACs and files against each other and the VM, needed slots against free ones run all
- *items begun in one turn of the leader, so their slots are reserved together; waits for all conclude             fails
+ *touched validate             ids, MACs and files against each other and the VM, needed slots against free ones run
+ *begins all in one turn of the leader, so their slots are reserved together; waits for all conclude             fails
  *with the first failed item's error
  *
  * Model: handle and op share a counted struct. Items carry the deadline, each from the batch's begin, so that each ends
- *with its own outcome; the batch itself has none and ends with the last of them. A cancel cancels the items and waits
- *for them. With ALL_OR_NOTHING the undo of `run` begins the inverse of each item that succeeded, side by side, and
- *waits for those. Invariants: 1. what the batch began it waits for. 2. an item's op is published once it was begun.
+ * with its own outcome; the batch itself has none and ends with the last of them. A cancel cancels the items and waits
+ * for them. With ALL_OR_NOTHING the undo of `run` begins the inverse of each item that succeeded, side by side, and
+ * waits for those.
+ *
+ * Invariants: 1. what the batch began it waits for. 2. an item's op is published once it was begun.
  */
 #include "vm/core.h"
 
@@ -70,7 +72,7 @@ static void batch_unref(kata_batch *b)
 	}
 	free(b->items);
 	pthread_mutex_destroy(&b->mutex);
-	kata_vm_unref(b->vm);
+	kata__vm_drop_memory(b->vm);
 	b->magic = 0;
 	free(b);
 }
@@ -99,8 +101,12 @@ int kata_batch_new(kata_vm *vm, uint64_t flags, kata_batch **ret_batch, kata_err
 	return 0;
 }
 
+/* The handle's share of the VM's life ends here, the memory with the last of handle and op. */
 void kata_batch_free(kata_batch *batch)
 {
+	if (!batch)
+		return;
+	kata__vm_drop_life(batch->vm);
 	batch_unref(batch);
 }
 
@@ -495,6 +501,11 @@ static void free_data(void *data)
 	batch_unref(data);
 }
 
+static void finish(kata_op *op, int status, kata_error **error)
+{
+	kata_vm_unref(batch_of(op)->vm);
+}
+
 /* Undone from the end: await-cancelled, then take-back, then check. Each is the undo of a step of its own, since each
  * waits. */
 static const struct kata__step steps[] = {
@@ -511,6 +522,7 @@ static const struct kata__op_table batch_table = {
 	KATA__STEPS(steps),
 	.undo_timeout_ms = UNDO_TIMEOUT_MS,
 	.flags = KATA__OP_NO_DEADLINE,
+	.finish = finish,
 	.free_data = free_data,
 };
 
@@ -548,7 +560,11 @@ int kata_batch_begin(kata_batch *batch, const kata_op_options *options, kata_op 
 	batch->begun = true;
 	batch->deadline = o.timeout_ms ? kata__deadline_in_ms(o.timeout_ms) : KATA__NEVER;
 	atomic_fetch_add_explicit(&batch->refs, 1, memory_order_relaxed);
-	return kata__op_start(batch->vm->ctx, &batch_table, batch, NULL, batch->vm->time_scale, ret_op, err);
+	kata_vm_ref(batch->vm);
+	rc = kata__op_start(batch->vm->ctx, &batch_table, batch, NULL, batch->vm->time_scale, ret_op, err);
+	if (rc < 0)
+		kata_vm_unref(batch->vm);
+	return rc;
 }
 
 int kata_batch_run(kata_batch *batch, const kata_op_options *options, kata_error **err)

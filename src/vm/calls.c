@@ -25,6 +25,7 @@ struct kata__vm_op *kata__vm_op_new(kata_vm *vm)
 	if (!d)
 		return NULL;
 	d->vm = kata_vm_ref(vm);
+	d->holds_life = true;
 	d->slot = -1;
 	d->image.fd = -1;
 	d->image.backing_fd = -1;
@@ -46,7 +47,9 @@ void kata__vm_free_op_data(void *data)
 	free(d->json_owned);
 	free(d->owner_before);
 	json_decref(d->record);
-	kata_vm_unref(d->vm);
+	if (d->holds_life)
+		kata__vm_drop_life(d->vm);
+	kata__vm_drop_memory(d->vm);
 	free(d);
 }
 
@@ -163,11 +166,20 @@ static int do_nothing(kata_op *op, kata_error **err)
 	return KATA__STEP_DONE;
 }
 
+static void finish_nothing(kata_op *op, int status, kata_error **error)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+
+	d->holds_life = false;
+	kata__vm_drop_life(d->vm);
+}
+
 static const struct kata__step nothing_steps[] = {{.name = "nothing-to-do", .run = do_nothing}};
 
 #define NOTHING(table_name)                                                                                            \
 	{                                                                                                              \
-		.name = table_name, KATA__STEPS(nothing_steps), .timeout_ms = 1000, .free_data = kata__vm_free_op_data \
+		.name = table_name, KATA__STEPS(nothing_steps), .timeout_ms = 1000, .finish = finish_nothing,          \
+		.free_data = kata__vm_free_op_data                                                                     \
 	}
 static const struct kata__op_table nothing_to_pause = NOTHING("pause");
 static const struct kata__op_table nothing_to_resume = NOTHING("resume");

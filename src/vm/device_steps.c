@@ -4,8 +4,10 @@
  *
  *	plug:    reserve, open, ... driver ..., commit         unplug:  find, ... driver ..., drop
  *
- * The undo of reserve and of find is not done at once but in the op's finish (finish.c), since only there it is known
- *whether the driver could take its part back: a slot whose device may still be in the guest must not be free.
+ * What drop, and the undo of reserve and of find, are for is not done at once but in the op's finish (finish.c): an
+ *unplug that fails at its very end must leave the device where it was, so that the same call can be made again; and
+ *only there it is known whether the driver could take its part back: a slot whose device may still be in the guest must
+ *not be free.
  */
 #include "vm/core.h"
 
@@ -175,9 +177,6 @@ int kata__vm_step_unfind_storage(kata_op *op, kata_error **err)
 
 int kata__vm_step_drop_storage(kata_op *op, kata_error **err)
 {
-	struct kata__vm_op *d = kata__vm_op_data(op);
-
-	kata__vm_device_drop(d->vm, d->storage);
 	return KATA__STEP_DONE;
 }
 
@@ -198,8 +197,5 @@ int kata__vm_step_unfind_nic(kata_op *op, kata_error **err)
 
 int kata__vm_step_drop_nic(kata_op *op, kata_error **err)
 {
-	struct kata__vm_op *d = kata__vm_op_data(op);
-
-	kata__vm_device_drop(d->vm, d->nic);
 	return KATA__STEP_DONE;
 }

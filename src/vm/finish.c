@@ -150,10 +150,14 @@ void kata__vm_finish_device(kata_op *op, int status, kata_error **error)
 	publish(vm, op, d, status);
 	if (status < 0)
 		settle_device(vm, d, is_removal(vm, kata__op_get_table(op)), error && kata_error_is_uncertain(*error));
+	else if (is_removal(vm, kata__op_get_table(op)))
+		kata__vm_device_drop(vm, d->storage ? (const void *)d->storage : (const void *)d->nic);
 	state = kata__vm_get_state(vm);
 	if (state == KATA_VM_RUNNING || state == KATA_VM_PAUSED)
 		kata__vm_changed(vm);
 	kata__vm_call_leave(vm, op);
+	d->holds_life = false;
+	kata__vm_drop_life(vm);
 }
 
 void kata__vm_explain(kata_vm *vm, kata_error *err)

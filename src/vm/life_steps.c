@@ -19,6 +19,7 @@
 #include "base/text.h"
 
 #define DRAIN_MS 1000u
+#define MAKE_DIR_TRIES 8
 
 static void describe_owner(const kata_vm *vm, uint64_t epoch, const struct kata__process_identity *process,
 			   struct kata__owner *ret)
@@ -56,11 +57,33 @@ static bool set_owns_dir(kata_vm *vm, bool owns)
 
 /* ---- start ---- */
 
-static int make_parent(const kata_vm *vm, kata_error **err)
+/* <state_dir>/vm goes with the last VM in it, in whatever process: then it is made again. */
+static int make_dir(const kata_vm *vm, kata_error **err)
+{
+	KATA_AUTO(free) char *parent = kata__format("%s/vm", kata_context_get_state_dir(vm->ctx));
+	int rc;
+
+	if (!parent)
+		return kata__fail_no_memory(err);
+	for (int i = 0; i < MAKE_DIR_TRIES; i++) {
+		rc = kata__mkdirs(parent, 0700, err);
+		if (rc < 0 || mkdir(vm->dir, 0700) == 0)
+			return rc;
+		if (errno != ENOENT)
+			break;
+	}
+	if (errno == EEXIST)
+		return kata__fail(err, KATA_E_EXISTS, CALLER,
+				  "%s is there: another VM of that id was started since this one was built", vm->dir);
+	return kata__fail_errno(err, errno, "cannot make %s", vm->dir);
+}
+
+static void remove_parent(const kata_vm *vm)
 {
 	KATA_AUTO(free) char *parent = kata__format("%s/vm", kata_context_get_state_dir(vm->ctx));
 
-	return parent ? kata__mkdirs(parent, 0700, err) : kata__fail_no_memory(err);
+	if (parent && rmdir(parent) < 0)
+		return; /* others live in it */
 }
 
 int kata__vm_step_make_dir(kata_op *op, kata_error **err)
@@ -70,20 +93,17 @@ int kata__vm_step_make_dir(kata_op *op, kata_error **err)
 
 	if (!vm->dir)
 		return KATA__STEP_DONE;
-	rc = make_parent(vm, err);
+	rc = make_dir(vm, err);
 	if (rc < 0)
 		return rc;
-	if (mkdir(vm->dir, 0700) < 0 && errno == EEXIST)
-		return kata__fail(err, KATA_E_EXISTS, CALLER,
-				  "%s is there: another VM of that id was started since this one was built", vm->dir);
-	if (access(vm->dir, F_OK) < 0)
-		return kata__fail_errno(err, errno, "cannot make %s", vm->dir);
 	rc = write_owner(vm, true, err);
-	if (rc < 0)
+	if (rc < 0) {
 		kata__remove_tree(vm->dir, NULL);
-	else
-		set_owns_dir(vm, true);
-	return rc;
+		remove_parent(vm);
+		return rc;
+	}
+	set_owns_dir(vm, true);
+	return KATA__STEP_DONE;
 }
 
 /* A directory that is not ours (a start that met one of that name) is never touched. */
@@ -96,6 +116,8 @@ static int remove_dir(kata_vm *vm, kata_error **err)
 	rc = kata__remove_tree(vm->dir, err);
 	if (rc < 0)
 		set_owns_dir(vm, true);
+	else
+		remove_parent(vm);
 	return rc;
 }
 

@@ -2,15 +2,16 @@
 /*
  * The released record: everything that another process needs to go on with a running machine.
  *
- *	{ "format": "kata-vm", "version": 1, "driver": "qemu", "id", "uuid", "epoch", "state": "running" | "paused",
- *"started_ns", "accelerator", "accelerator_reason", "time_scale", "agent_transport", "process": { "pid", "start_time",
- *"boot_id" }, "config": {...}, "luns": 256, "storages": [ { "slot", "device": {...} } ], "nics": [ ... ], "vmm": { the
- *driver's own } }
+ *	{ "format": "kata-vm", "version": 1, "driver": "qemu", "id", "uuid", "epoch",
+ *	  "state": "running" | "paused", "started_ns", "accelerator", "accelerator_reason", "time_scale",
+ *	  "agent_transport", "process": { "pid", "start_time", "boot_id" }, "config": {...}, "luns": 256,
+ *	  "storages": [ { "slot", "device": {...} } ], "nics": [ ... ], "vmm": { the driver's own } }
  *
  * Model: written from what is under the VM's mutex, so any thread may ask; the driver's part is refreshed by the leader
- *after each operation. The text is kept until the generation moves on: storing an unchanged VM costs a copy. Read back
- *it is hostile: every member is checked for type and range, and members must not contradict each other (a slot given
- *twice, a device outside the slots, an address that is not its slot's, an id or a MAC twice).
+ * after each operation. The text is kept until the generation moves on: storing an unchanged VM costs a copy.
+ *
+ * Read back it is hostile: every member is checked for type and range, and members must not contradict each other (a
+ * slot given twice, a device outside the slots, an address that is not its slot's, an id or a MAC twice).
  */
 #include "vm/core.h"
 

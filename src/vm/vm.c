@@ -4,19 +4,21 @@
  *
  * The states and the function of each edge:
  *
- *	CREATED     --kata_vm_start-->         STARTING    --finish--> RUNNING, failed: CREATED, ended meanwhile: ENDED
- *	RUNNING     --kata_vm_pause-->         PAUSED      --kata_vm_resume--> RUNNING        (at the finish)
- *	RUNNING     --kata__vm_ended-->        ENDED       likewise from PAUSED, RELEASING
- *	RUNNING     --kata_vm_release-->       RELEASING   --finish--> RELEASED, failed: back    (likewise from PAUSED)
- *	REBUILDING  --finish-->                RUNNING or PAUSED as recorded; failed: RELEASED
- *	any but RELEASED --kata_vm_destroy-->  DESTROYING  --finish--> DESTROYED; failed: stays, destroy may be called
- *again
+ *	CREATED     --kata_vm_start-->    STARTING    --finish--> RUNNING; failed: CREATED; ended meanwhile: ENDED
+ *	RUNNING     --kata_vm_pause-->    PAUSED      --kata_vm_resume--> RUNNING        (at the finish)
+ *	RUNNING     --kata__vm_ended-->   ENDED       likewise from PAUSED, RELEASING
+ *	RUNNING     --kata_vm_release-->  RELEASING   --finish--> RELEASED; failed: back  (likewise from PAUSED)
+ *	REBUILDING  --finish-->           RUNNING or PAUSED as recorded; failed: RELEASED
+ *	any but RELEASED --kata_vm_destroy--> DESTROYING --finish--> DESTROYED; failed: stays, may be called again
  *
  * Model: whoever holds a reference may call from any thread. What getters read is in `shared` under its mutex; the
- *machine itself is driven by the leader alone. An operation holds a reference through its data, so memory is freed only
- *when none is under way. Invariants: 1. the state changes only along `transitions`. 2. a VM whose last reference goes
- *is DESTROYED, RELEASED, or a destroy of it was tried. 3. ended_fd is readable exactly when `over` is set. It does not
- *know any VMM: see the driver.
+ * machine itself is driven by the leader alone. A reference is two counts: the machine lives while somebody wants it
+ * (lives), the memory while somebody may look (refs). An operation holds both through its data.
+ *
+ * Invariants: 1. the state changes only along `transitions`. 2. when `lives` falls to 0 the machine is DESTROYED or
+ * RELEASED, or a destroy is tried. 3. ended_fd is readable exactly when `over` is set.
+ *
+ * It does not know any VMM: see the driver.
  */
 #include "vm/core.h"
 
@@ -158,6 +160,7 @@ static int init_shared(kata_vm *vm, kata_vm_state state, kata_error **err)
 
 	if (!s)
 		return kata__fail_no_memory(err);
+	atomic_init(&s->lives, 1);
 	atomic_init(&s->refs, 1);
 	pthread_mutex_init(&s->mutex, NULL);
 	s->state = state;
@@ -336,37 +339,43 @@ int kata__vm_new(kata_context *ctx, const struct kata__vm_driver *driver, const 
 
 kata_vm *kata_vm_ref(kata_vm *vm)
 {
-	if (vm)
-		atomic_fetch_add_explicit(&vm->shared->refs, 1, memory_order_relaxed);
+	if (!vm)
+		return NULL;
+	atomic_fetch_add_explicit(&vm->shared->lives, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&vm->shared->refs, 1, memory_order_relaxed);
 	return vm;
 }
 
-/* The last reference of a live machine: the destroy's data takes it over and drops it at its end. */
-static void destroy_at_last(kata_vm *vm)
+void kata__vm_drop_life(kata_vm *vm)
 {
+	struct kata__vm_shared *s = vm->shared;
+	kata_vm_state state;
 	kata_op *op = NULL;
-	int rc;
 
-	vm->shared->last_unref_tried = true;
-	atomic_store_explicit(&vm->shared->refs, 1, memory_order_relaxed);
-	rc = kata_vm_destroy_begin(vm, NULL, &op, NULL);
-	if (rc == 0 && kata__context_check_may_block(vm->ctx, "kata_vm_unref", NULL) == 0)
+	if (atomic_fetch_sub_explicit(&s->lives, 1, memory_order_acq_rel) != 1)
+		return;
+	state = kata__vm_get_state(vm);
+	if (state == KATA_VM_DESTROYED || state == KATA_VM_RELEASED || s->last_destroy_tried)
+		return;
+	s->last_destroy_tried = true;
+	if (kata_vm_destroy_begin(vm, NULL, &op, NULL) == 0 &&
+	    kata__context_check_may_block(vm->ctx, "kata_vm_unref", NULL) == 0)
 		kata_op_wait(op, NULL);
 	kata_op_unref(op);
-	kata_vm_unref(vm);
+}
+
+void kata__vm_drop_memory(kata_vm *vm)
+{
+	if (atomic_fetch_sub_explicit(&vm->shared->refs, 1, memory_order_acq_rel) == 1)
+		kata__vm_free(vm);
 }
 
 void kata_vm_unref(kata_vm *vm)
 {
-	kata_vm_state state;
-
-	if (!vm || atomic_fetch_sub_explicit(&vm->shared->refs, 1, memory_order_acq_rel) != 1)
+	if (!vm)
 		return;
-	state = kata__vm_get_state(vm);
-	if (state == KATA_VM_DESTROYED || state == KATA_VM_RELEASED || vm->shared->last_unref_tried)
-		kata__vm_free(vm);
-	else
-		destroy_at_last(vm);
+	kata__vm_drop_life(vm);
+	kata__vm_drop_memory(vm);
 }
 
 /* ---- getters ---- */

@@ -73,7 +73,8 @@ struct kata_vm {
 
 /* Op data of every VM operation. Drivers put their scratch into `scratch` (freed by free()). */
 struct kata__vm_op {
-	kata_vm *vm;           /* referenced */
+	kata_vm *vm;           /* referenced; its memory stays valid until the data is freed */
+	bool holds_life;       /* the core's: dropped in the finish */
 	kata_storage *storage; /* referenced; device ops */
 	kata_nic *nic;
 	int slot;                 /* reserved port or LUN; -1 */
