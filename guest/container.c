@@ -22,6 +22,7 @@
 #include "guest/cgroup.h"
 #include "guest/container_spec.h"
 #include "guest/kmsg.h"
+#include "guest/oom.h"
 #include "proto/oci.h"
 
 struct containers {
@@ -89,6 +90,8 @@ static void container_free(struct container *c)
 	}
 	if (c->bundle)
 		kata__remove_tree(c->bundle, NULL);
+	if (c->cgroup)
+		oom_unwatch(containers->guest->oom, c->id);
 	free(c->bundle);
 	free(c->cgroup);
 	free(c->text);
@@ -277,6 +280,8 @@ static void find_cgroup(struct container *c, pid_t pid)
 
 	if (cgroup_of_process(pid, path, sizeof(path)))
 		c->cgroup = kata__strdup(path);
+	if (c->cgroup)
+		oom_watch(c->containers->guest->oom, c->id, c->cgroup);
 }
 
 static void after_failed_create(void *user, const struct runtime_result *result)

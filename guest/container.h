@@ -47,7 +47,6 @@ struct container {
 	struct call *call;        /* that asked for the verb under way; NULL when its host left */
 	struct call *remove_call; /* likewise for the removal */
 	bool wants_removal;
-	uint64_t oom_kills;
 };
 
 int containers_new(struct guest *guest, struct containers **ret, kata_error **err);

@@ -13,6 +13,7 @@
 struct children;
 struct containers;
 struct device_waits;
+struct oom;
 struct runtime;
 struct storages;
 
@@ -25,6 +26,7 @@ struct guest {
 	struct runtime *runtime;
 	struct storages *storages;
 	struct containers *containers;
+	struct oom *oom;
 	uint32_t hotplug_timeout_ms; /* agent.hotplug_timeout=SECONDS on the kernel's command line */
 };
 

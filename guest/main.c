@@ -19,6 +19,7 @@
 #include "guest/guest.h"
 #include "guest/kmsg.h"
 #include "guest/modules.h"
+#include "guest/oom.h"
 
 #define HOTPLUG_TIMEOUT_MS 3000
 #define WORKERS 2
@@ -77,7 +78,9 @@ static int guest_begin(struct guest *guest, kata_error **err)
 	    (rc = rpc_new(guest->loop, &guest->handlers, &guest->rpc, err)) != 0 ||
 	    (rc = device_waits_new(guest->loop, &guest->waits, err)) != 0 ||
 	    (rc = children_new(guest->loop, &guest->children, err)) != 0 ||
-	    (rc = service_sandbox_begin(guest, err)) != 0 || (rc = containers_new(guest, &guest->containers, err)) != 0)
+	    (rc = service_sandbox_begin(guest, err)) != 0 ||
+	    (rc = containers_new(guest, &guest->containers, err)) != 0 ||
+	    (rc = oom_new(guest->loop, &guest->oom, err)) != 0)
 		return rc;
 	modules_load_group("boot");
 	if ((rc = channel_begin(guest, err)) != 0 ||

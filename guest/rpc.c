@@ -112,6 +112,14 @@ void call_answer(struct call *call, const void *response)
 	call_end(call, &(struct kata__ttrpc_reply){.code = KATA__GRPC_OK, .message = response});
 }
 
+/* Errors quote what the host sent, which may be anything; on the wire a text is UTF-8. */
+static void call_end_failed(struct call *call, int32_t grpc_code, const char *text)
+{
+	KATA_AUTO(free) char *clean = kata__sanitize(text, strlen(text), false);
+
+	call_end(call, &(struct kata__ttrpc_reply){.code = grpc_code, .text = clean ? clean : "out of memory"});
+}
+
 void call_answer_code(struct call *call, int32_t grpc_code, const char *fmt, ...)
 {
 	char text[1024];
@@ -120,7 +128,7 @@ void call_answer_code(struct call *call, int32_t grpc_code, const char *fmt, ...
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	call_end(call, &(struct kata__ttrpc_reply){.code = grpc_code, .text = text});
+	call_end_failed(call, grpc_code, text);
 }
 
 int32_t rpc_code_of(kata_status status)
@@ -159,8 +167,7 @@ void call_answer_error(struct call *call, kata_error **take_err)
 	text[0] = '\0';
 	for (const kata_error *e = *take_err; e && n < sizeof(text) - 1; e = kata_error_get_cause(e))
 		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s", n ? ": " : "", kata_error_get_message(e));
-	call_end(call,
-		 &(struct kata__ttrpc_reply){.code = rpc_code_of(kata_error_get_status(*take_err)), .text = text});
+	call_end_failed(call, rpc_code_of(kata_error_get_status(*take_err)), text);
 	kata_error_free(*take_err);
 	*take_err = NULL;
 }
@@ -233,7 +240,9 @@ static void connection_free(struct rpc_connection *c)
 
 static void refuse(struct rpc_connection *c, uint32_t stream_id, int32_t code, const char *text)
 {
-	kata__ttrpc_append_response(&c->out, stream_id, &(struct kata__ttrpc_reply){.code = code, .text = text}, NULL);
+	KATA_AUTO(free) char *clean = kata__sanitize(text, strlen(text), false);
+
+	kata__ttrpc_append_response(&c->out, stream_id, &(struct kata__ttrpc_reply){.code = code, .text = clean}, NULL);
 }
 
 static void refuse_unknown(struct rpc_connection *c, uint32_t id, const struct kata__ttrpc_request *r)

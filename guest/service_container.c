@@ -7,6 +7,7 @@
 
 #include "guest/cgroup.h"
 #include "guest/container.h"
+#include "guest/oom.h"
 
 static void create(void *user, struct call *call, const void *request)
 {
@@ -216,6 +217,11 @@ static void stats(void *user, struct call *call, const void *request)
 	free(s);
 }
 
+static void oom_event(void *user, struct call *call, const void *request)
+{
+	oom_wait(((struct guest *)user)->oom, call);
+}
+
 void service_container_register(struct guest *guest)
 {
 	rpc_handler_fn *m = guest->handlers.methods;
@@ -228,4 +234,5 @@ void service_container_register(struct guest *guest)
 	m[KATA__AGENT_REMOVE_CONTAINER] = remove_;
 	m[KATA__AGENT_EXEC_PROCESS] = exec;
 	m[KATA__AGENT_STATS_CONTAINER] = stats;
+	m[KATA__AGENT_GET_OOM_EVENT] = oom_event;
 }

@@ -19,6 +19,7 @@
 #include "base/text.h"
 #include "guest/boot.h"
 #include "guest/container.h"
+#include "guest/copy_file.h"
 #include "guest/kmsg.h"
 #include "guest/modules.h"
 
@@ -296,7 +297,17 @@ static void on_memory_event(void *user, const char *action, const char *devpath)
 		kmsg_error("cannot bring %s online: %s", devpath, strerror(errno));
 }
 
-/* ---- metrics */
+/* ---- files and metrics */
+
+static void copy(void *user, struct call *call, const void *request)
+{
+	kata_error *err = NULL;
+
+	if (copy_file(COPY_FILE_ROOT, request, &err) == 0)
+		call_answer(call, NULL);
+	else
+		call_answer_error(call, &err);
+}
 
 static void metrics(void *user, struct call *call, const void *request)
 {
@@ -332,6 +343,7 @@ void service_sandbox_register(struct guest *guest)
 	m[KATA__AGENT_SET_GUEST_DATE_TIME] = set_time;
 	m[KATA__AGENT_RESEED_RANDOM_DEV] = reseed_random;
 	m[KATA__AGENT_ONLINE_CPU_MEM] = online_cpu_mem;
+	m[KATA__AGENT_COPY_FILE] = copy;
 	m[KATA__AGENT_GET_METRICS] = metrics;
 }
 
