@@ -359,19 +359,14 @@ int kata__schema_recheck(struct kata__sqlite *s, kata_error **err)
 	return kata__schema_verify(s, err);
 }
 
-int kata__schema_create(struct kata__sqlite *s, kata_error **err)
+static int migrate_in_savepoint(struct kata__sqlite *s, int64_t from, kata_error **err)
 {
 	int64_t version = 0;
-	int rc = kata__schema_probe(s, &version, err);
+	int rc = kata__sqlite_savepoint(s, err);
 
-	if (rc == 0)
-		rc = refuse_newer(s, version, err);
-	if (rc < 0 || version == KATA_SCHEMA_VERSION)
-		return rc;
-	rc = kata__sqlite_savepoint(s, err);
 	if (rc < 0)
 		return rc;
-	rc = kata__schema_migrate(s, version, migrations, kata__array_size(migrations), err);
+	rc = kata__schema_migrate(s, from, migrations, kata__array_size(migrations), err);
 	if (rc == 0)
 		rc = kata__schema_probe(s, &version, err);
 	if (rc == 0)
@@ -379,4 +374,21 @@ int kata__schema_create(struct kata__sqlite *s, kata_error **err)
 	if (rc < 0)
 		kata__sqlite_rollback(s);
 	return rc;
+}
+
+int kata__schema_create(struct kata__sqlite *s, kata_error **err)
+{
+	KATA_AUTO(kata_error_free) kata_error *own = NULL;
+	int64_t version = 0;
+	int rc = kata__schema_probe(s, &version, err);
+
+	if (rc == 0)
+		rc = refuse_newer(s, version, err);
+	if (rc < 0 || version == KATA_SCHEMA_VERSION)
+		return rc;
+	rc = migrate_in_savepoint(s, version, &own);
+	/* Two may find the tables missing at the same time: the slower finds them made. */
+	if (rc == 0 || (kata__schema_probe(s, &version, NULL) == 0 && version == KATA_SCHEMA_VERSION))
+		return 0;
+	return kata__error_move(err, &own);
 }
