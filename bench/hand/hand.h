@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BENCH_HAND_HAND_H
+#define BENCH_HAND_HAND_H
+/*
+ * What one writes by hand instead of using the library: start QEMU, talk QMP and ttrpc on raw sockets, blocking, for
+ * this one machine, without checks. Best effort: posix_spawn, no sleeps, one write a command, blocking reads. Knows
+ * nothing of libkata.
+ *
+ * The machine is the library's own, to the byte: its argv and the kinds of its fds are read from /proc/PID of a VM that
+ * the library started, and made again (files opened, sockets made) at every start.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define HAND_ARGS 160
+#define HAND_FDS 32
+
+struct hand_template {
+	char *argv[HAND_ARGS + 1];
+	struct {
+		int number;
+		char path[256]; /* "" for a listening socket */
+		int flags;
+	} fds[HAND_FDS];
+	int fd_count;
+	int qmp_number, agent_number; /* the fds of those sockets */
+	char dir[64];                 /* where sockets are made */
+};
+
+struct hand_vm {
+	pid_t pid;
+	int qmp, agent;
+	char buffer[65536];
+	size_t have;
+};
+
+int hand_capture(struct hand_template *t, pid_t pid, const char *dir);
+void hand_forget(struct hand_template *t);
+/* Files opened, sockets made, QEMU spawned, QMP ready, vCPUs running. */
+int hand_start(const struct hand_template *t, struct hand_vm *vm);
+/* Sends one command, reads lines until its return (events on the way are skipped). */
+int hand_qmp(struct hand_vm *vm, const char *command, int pass_fd);
+/* Reads lines until one has `text`. */
+int hand_qmp_until(struct hand_vm *vm, const char *text);
+/* quit, and reap. */
+int hand_quit(struct hand_vm *vm);
+
+/* Connects to the agent and waits until it answers. */
+int hand_agent_connect(const struct hand_template *t, struct hand_vm *vm);
+/* AwaitDevice of kata.Guest, encoded by hand. kind: "blk", "net". */
+int hand_agent_await(struct hand_vm *vm, const char *kind, const char *address);
+
+/* A process that reads `in` bytes and answers `out` bytes, for ever, on a unix stream socket. */
+int hand_echo_start(size_t in, size_t out, pid_t *ret_pid, int *ret_fd);
+int hand_echo(int fd, const void *request, size_t in, void *reply, size_t out);
+void hand_echo_stop(pid_t pid, int fd);
+#endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vms.h"
+
+#include <stdio.h>
+
+static kata_vm_builder *builder_of(kata_context *ctx, const char *binary)
+{
+	kata_qemu_options o = KATA_QEMU_OPTIONS_INIT;
+	kata_vm_builder *builder = NULL;
+	kata_error *err = NULL;
+
+	o.binary = binary;
+	o.accelerator = KATA_ACCELERATOR_TCG;
+	o.flags = KATA_QEMU_KEEP_IDS;
+	if (kata_vm_builder_new_qemu(ctx, &o, &builder, &err))
+		bench_fail("builder", err);
+	return builder;
+}
+
+kata_vm_builder *vms_qemu(kata_context *ctx)
+{
+	return builder_of(ctx, NULL);
+}
+
+kata_vm_builder *vms_standin(struct bench *b, kata_context *ctx)
+{
+	char path[512];
+
+	snprintf(path, sizeof(path), "%s/tests/programs/qemu_standin", b->build_dir);
+	return builder_of(ctx, path);
+}
+
+kata_vm *vms_build(struct bench *b, kata_vm_builder *builder, uint32_t slots)
+{
+	kata_vm_config config = KATA_VM_CONFIG_INIT;
+	char kernel[512], initrd[512];
+	kata_error *err = NULL;
+	kata_vm *vm = NULL;
+
+	snprintf(kernel, sizeof(kernel), "%s/vmlinuz", b->guest_dir);
+	snprintf(initrd, sizeof(initrd), "%s/initrd", b->guest_dir);
+	config.kernel = kernel;
+	config.initrd = initrd;
+	config.memory_mib = 256;
+	config.device_slots = slots;
+	if (kata_vm_builder_build(builder, &config, NULL, NULL, &vm, &err))
+		bench_fail("build", err);
+	return vm;
+}
+
+kata_storage *vms_disk(struct bench *b, const char *name)
+{
+	kata_storage_config c = KATA_STORAGE_CONFIG_INIT;
+	kata_storage *disk = NULL;
+	kata_error *err = NULL;
+	char path[256];
+
+	c.id = name;
+	c.path = path;
+	if (bench_image(b, name, path) || kata_storage_new(&c, &disk, &err))
+		bench_fail("disk", err);
+	return disk;
+}
+
+kata_nic *vms_nic(const char *id)
+{
+	kata_nic_config c = KATA_NIC_CONFIG_INIT;
+	kata_error *err = NULL;
+	kata_nic *nic = NULL;
+
+	c.id = id;
+	if (kata_nic_new(&c, &nic, &err))
+		bench_fail("NIC", err);
+	return nic;
+}
+
+int vms_await(kata_agent *agent, const char *kind, const char *address)
+{
+	kata_agent_request r = {
+		.size = sizeof(r), .method = KATA_AGENT_AWAIT_DEVICE, .device_kind = kind, .device_address = address};
+	kata_error *err = NULL;
+	kata_op *op = NULL;
+	int rc = kata_agent_call_begin(agent, &r, NULL, &op, &err);
+
+	if (!rc)
+		rc = kata_op_wait(op, &err);
+	kata_op_unref(op);
+	return rc ? bench_fail("await", err) : 0;
+}

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BENCH_VMS_H
+#define BENCH_VMS_H
+/* The VMs the metrics use. All print what failed and return NULL or -1. */
+#include "bench.h"
+
+/* QEMU under TCG (chosen, not probed: the hand program does not probe either), ids kept; or the stand-in for QEMU. */
+kata_vm_builder *vms_qemu(kata_context *ctx);
+kata_vm_builder *vms_standin(struct bench *b, kata_context *ctx);
+/* A VM of the guest image, not started, with `slots` device slots. */
+kata_vm *vms_build(struct bench *b, kata_vm_builder *builder, uint32_t slots);
+kata_storage *vms_disk(struct bench *b, const char *name);
+kata_nic *vms_nic(const char *id);
+/* Until the guest has the device. */
+int vms_await(kata_agent *agent, const char *kind, const char *address);
+#endif
