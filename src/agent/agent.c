@@ -255,10 +255,18 @@ void kata__agent_lost(kata_agent *agent, const kata_error *reason)
 		kata__log(agent->ctx, KATA_LOG_INFO, "agent", "%s", kata_error_get_message(reason));
 		kata__agent_end_calls(agent, reason);
 		close_agent(agent);
+		if (agent->lost_fn)
+			agent->lost_fn(agent->lost_user);
 	} else {
 		kata_error_free(lost);
 	}
 	kata_agent_unref(agent);
+}
+
+void kata__agent_set_lost_listener(kata_agent *agent, void (*fn)(void *user), void *user)
+{
+	agent->lost_fn = fn;
+	agent->lost_user = user;
 }
 
 /* ---- release ---- */

@@ -24,6 +24,8 @@ struct kata_agent {
 	const kata_agent_ops *ops;      /* NULL while connecting and once closed */
 	void *self;                     /* of ops */
 	struct kata__agent_call *calls; /* in flight */
+	void (*lost_fn)(void *user); /* who is told of the loss; NULL */
+	void *lost_user;
 	struct kata__connect *connect;  /* while connecting: who is told that the VM ended */
 
 	/* under mutex (a leaf: nothing is called with it held) */
@@ -63,6 +65,8 @@ void kata__agent_connected(kata_agent *agent, const kata_agent_ops *ops, void *t
 /* The connection is no more: state LOST, the calls in flight end (a DESTROY_SANDBOX with success when the reason is
  * GONE). Nothing in other states than CONNECTING and CONNECTED. */
 void kata__agent_lost(kata_agent *agent, const kata_error *reason);
+/* [leader] Calls fn(user) once when a connected agent is LOST; one listener (the sandbox). NULL ends it. */
+void kata__agent_set_lost_listener(kata_agent *agent, void (*fn)(void *user), void *user);
 /* [any thread] 0 when CONNECTED; else STATE, or why it was lost. */
 int kata__agent_check_connected(kata_agent *agent, kata_error **err);
 

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Calls of the agent outside of ops. A call that ended inside its begin is delivered by a posted task, so that callers need not expect
- * their own callback while they begin. A dropped call frees itself once its op has ended; it holds nothing of its user.
+ * Calls of the agent outside of ops. A call that ended inside its begin is delivered by a posted task, so that callers
+ * need not expect their own callback while they begin. A dropped call frees itself once its op has ended; it holds
+ * nothing of its user.
  */
 #include "sandbox/call.h"
 
-/* A write to a process that does not read waits as long as the process likes, though the default of that call is a minute. */
+/* A write to a process that does not read waits as long as the process likes, though the default of that call is a
+ * minute. */
 #define CENTURY_MS (UINT64_C(100) * 365 * 24 * 3600 * 1000)
 
 struct kata__call {

@@ -16,7 +16,7 @@ typedef void (*kata__call_fn)(void *user, const kata_agent_reply *reply, const k
 
 /* No deadline but the method's own. */
 int kata__call_begin(kata_agent *agent, const kata_agent_request *request, kata__call_fn fn, void *user,
-                     struct kata__call **ret, kata_error **err);
+		     struct kata__call **ret, kata_error **err);
 /* Cancels; fn will not be called. NULL is fine. */
 void kata__call_drop(struct kata__call *call);
 #endif

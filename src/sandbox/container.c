@@ -2,8 +2,8 @@
 /*
  * The table of containers and processes, and the one wait for each process's exit.
  *
- * Invariants: 1. a process has at most one WaitProcess in flight, and none while an open stdout or stderr has not ended. 2. a waiter is
- * on the list of exactly one process until its op is resumed or removes it.
+ * Invariants: 1. a process has at most one WaitProcess in flight, and none while an open stdout or stderr has not
+ * ended. 2. a waiter is on the list of exactly one process until its op is resumed or removes it.
  */
 #include "sandbox/container.h"
 
@@ -85,11 +85,12 @@ static struct kata__process *process_new(kata_sandbox *s, const char *container_
 static int check_room(const kata_sandbox *s, kata_error **err)
 {
 	if (s->container_count >= KATA__SANDBOX_CONTAINERS_MAX)
-		return kata__fail(err, KATA_E_EXHAUSTED, CALLER, "sandbox '%s' has %u containers, the most there may be", s->id,
+		return kata__fail(err, KATA_E_EXHAUSTED, CALLER,
+				  "sandbox '%s' has %u containers, the most there may be", s->id,
 				  KATA__SANDBOX_CONTAINERS_MAX);
 	if (s->process_count >= KATA__SANDBOX_PROCESSES_MAX)
-		return kata__fail(err, KATA_E_EXHAUSTED, CALLER, "sandbox '%s' has %u processes, the most there may be", s->id,
-				  KATA__SANDBOX_PROCESSES_MAX);
+		return kata__fail(err, KATA_E_EXHAUSTED, CALLER, "sandbox '%s' has %u processes, the most there may be",
+				  s->id, KATA__SANDBOX_PROCESSES_MAX);
 	return 0;
 }
 
@@ -140,7 +141,8 @@ static void prune(kata_sandbox *s, struct kata__container *c)
 
 	for (struct kata__process *p = c->processes->next; p; p = p->next)
 		exited += p->exit_known;
-	for (struct kata__process *p = c->processes->next, *next; p && exited > KATA__CONTAINER_EXITED_EXECS_MAX; p = next) {
+	for (struct kata__process *p = c->processes->next, *next; p && exited > KATA__CONTAINER_EXITED_EXECS_MAX;
+	     p = next) {
 		next = p->next;
 		if (!p->exit_known || p->pumps[KATA__STDIN] || p->pumps[KATA__STDOUT] || p->pumps[KATA__STDERR])
 			continue;
@@ -160,7 +162,8 @@ int kata__process_reserve(kata_sandbox *s, struct kata__container *c, const char
 	if (rc < 0)
 		return rc;
 	if (kata__process_find(c, exec_id))
-		return kata__fail(err, KATA_E_EXISTS, CALLER, "process '%s' is in container '%s' already", exec_id, c->id);
+		return kata__fail(err, KATA_E_EXISTS, CALLER, "process '%s' is in container '%s' already", exec_id,
+				  c->id);
 	p = process_new(s, c->id, exec_id, terminal);
 	if (!p)
 		return kata__fail_no_memory(err);
@@ -197,7 +200,8 @@ void kata__process_set_state(struct kata__process *p, kata_process_state state)
 	pthread_mutex_unlock(&p->sandbox->mutex);
 }
 
-void kata__container_set_state(kata_sandbox *s, struct kata__container *c, kata_process_state from, kata_process_state to)
+void kata__container_set_state(kata_sandbox *s, struct kata__container *c, kata_process_state from,
+			       kata_process_state to)
 {
 	pthread_mutex_lock(&s->mutex);
 	for (struct kata__process *p = c->processes; p; p = p->next)
@@ -233,8 +237,8 @@ static void end_process(struct kata__process *p, int status, const char *why)
 	p->wait_call = NULL;
 	if (!p->waiters)
 		return;
-	kata__error_set(&error, __FILE__, __LINE__, status, KATA_ORIGIN_GUEST, 0, "process '%s' of container '%s': %s", p->exec_id,
-			p->container_id, why);
+	kata__error_set(&error, __FILE__, __LINE__, status, KATA_ORIGIN_GUEST, 0, "process '%s' of container '%s': %s",
+			p->exec_id, p->container_id, why);
 	answer_waiters(p, error);
 	kata_error_free(error);
 }
@@ -292,13 +296,14 @@ void kata__containers_stop(kata_sandbox *s)
 	for_each_process(s, stop);
 }
 
-static void suspend(struct kata__process *p)
+/* What was in flight went down with the connection, even where that has not been delivered yet. */
+static void drop_calls(struct kata__process *p)
 {
 	kata__call_drop(p->wait_call);
 	p->wait_call = NULL;
 	for (size_t i = 0; i < kata__array_size(p->pumps); i++)
 		if (p->pumps[i])
-			kata__pump_suspend(p->pumps[i]);
+			kata__pump_drop_call(p->pumps[i]);
 }
 
 static void resume(struct kata__process *p)
@@ -311,11 +316,14 @@ static void resume(struct kata__process *p)
 
 void kata__containers_suspend(kata_sandbox *s)
 {
-	for_each_process(s, suspend);
+	s->suspended = true;
 }
 
-void kata__containers_resume(kata_sandbox *s)
+void kata__containers_resume(kata_sandbox *s, bool reconnected)
 {
+	s->suspended = false;
+	if (reconnected)
+		for_each_process(s, drop_calls);
 	for_each_process(s, resume);
 }
 
@@ -340,7 +348,7 @@ static void wait_answered(void *user, const kata_agent_reply *reply, const kata_
 	p->wait_call = NULL;
 	if (reply)
 		exited(p, reply->exit_status);
-	else
+	else if (!p->sandbox->suspended)
 		answer_waiters(p, error);
 }
 
@@ -350,7 +358,7 @@ static int ask(struct kata__process *p, kata_error **err)
 	kata_agent *agent;
 	int rc;
 
-	if (!p->waiters || p->wait_call || p->pumps[KATA__STDOUT] || p->pumps[KATA__STDERR])
+	if (!p->waiters || p->wait_call || p->sandbox->suspended || p->pumps[KATA__STDOUT] || p->pumps[KATA__STDERR])
 		return 0;
 	request.container_id = p->container_id;
 	request.exec_id = p->exec_id;

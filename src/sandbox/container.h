@@ -2,13 +2,12 @@
 #ifndef KATA_SANDBOX_CONTAINER_H
 #define KATA_SANDBOX_CONTAINER_H
 /*
- * The containers of a sandbox and their processes, in memory. A container is in the table from the moment its id is reserved;
- * `visible` once the guest has it. The first process is its init process and has the container's id.
+ * The containers of a sandbox and their processes, in memory. A container is in the table from the moment its id is
+ * reserved; `visible` once the guest has it. The first process is its init process and has the container's id.
  *
- * A process's exit status is fetched from the guest once, by one WaitProcess for all who wait, and kept. That call is made
- * only while somebody waits and no open stdout or stderr is short of its end: a Kata agent throws unread output away
- * when it answers the wait.
- * Leader only, but for what says [mutex]: those read under the sandbox's mutex.
+ * A process's exit status is fetched from the guest once, by one WaitProcess for all who wait, and kept. That call is
+ * made only while somebody waits and no open stdout or stderr is short of its end: a Kata agent throws unread output
+ * away when it answers the wait. Leader only, but for what says [mutex]: those read under the sandbox's mutex.
  */
 #include "sandbox/call.h"
 #include "sandbox/sandbox.h"
@@ -68,21 +67,28 @@ void kata__process_show(struct kata__process *p, kata_process_state state);
 /* Ends pumps and the wait call, fails the waiters with NOT_FOUND, frees. */
 void kata__container_forget(kata_sandbox *s, struct kata__container *c);
 void kata__process_forget(kata_sandbox *s, struct kata__container *c, struct kata__process *p);
-void kata__container_set_state(kata_sandbox *s, struct kata__container *c, kata_process_state from, kata_process_state to);
+void kata__container_set_state(kata_sandbox *s, struct kata__container *c, kata_process_state from,
+			       kata_process_state to);
 void kata__process_set_state(struct kata__process *p, kata_process_state state);
 /* The container (visible or not) that names the storage, or NULL. */
 const struct kata__container *kata__container_of_storage(kata_sandbox *s, const char *storage_id);
 
-/* Waiting. An added waiter is resumed once, unless it is removed first. The add fails where the guest cannot be asked. */
+/* Waiting. An added waiter is resumed once, unless it is removed first. The add fails where the guest cannot be asked.
+ */
 int kata__process_add_waiter(struct kata__process *p, struct kata__waiter *w, kata_error **err);
 void kata__waiter_remove(struct kata__waiter *w); /* does nothing when it is on no list */
 /* Makes the WaitProcess call if it is time; where it cannot be made, the waiters are told. */
 void kata__process_poll(struct kata__process *p);
 
-/* A release begins: calls in flight are dropped, pipes stay; it failed: they go on. */
+/*
+ * A release begins: no new calls are made, and one that ends with an error is forgotten. Calls in flight are not
+ * dropped: a dropped read would take its data along. It failed: everything goes on, with calls made anew where the
+ * agent has been `reconnected`.
+ */
 void kata__containers_suspend(kata_sandbox *s);
-void kata__containers_resume(kata_sandbox *s);
-/* The guest is gone or not ours any more: pumps closed, wait calls dropped, waiters failed with GONE. The table stays. */
+void kata__containers_resume(kata_sandbox *s, bool reconnected);
+/* The guest is gone or not ours any more: pumps closed, wait calls dropped, waiters failed with GONE. The table stays.
+ */
 void kata__containers_stop(kata_sandbox *s);
 void kata__containers_free(kata_sandbox *s);
 #endif

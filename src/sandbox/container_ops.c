@@ -95,7 +95,8 @@ static int add_mount(struct mounts *m, const kata_storage *storage, kata_error *
 
 	kata_storage_get_address(storage, address, sizeof(address));
 	source = m->texts[2 * m->count] = kata__strdup(address);
-	mount_point = m->texts[2 * m->count + 1] = kata__format(KATA__SPEC_STORAGE_DIR "/%s", kata_storage_get_id(storage));
+	mount_point = m->texts[2 * m->count + 1] =
+		kata__format(KATA__SPEC_STORAGE_DIR "/%s", kata_storage_get_id(storage));
 	m->options[m->count] = mount_options(storage);
 	if (!source || !mount_point || !m->options[m->count])
 		return kata__fail_no_memory(err);
@@ -309,14 +310,14 @@ static const struct kata__op_table add_table = {
 	.free_data = free_container_op,
 };
 
-#define CONTAINER_TABLE(noun, op_name, finish_fn) \
-	static const struct kata__step noun##_steps[] = {{.name = #noun, .run = step_##noun}}; \
-	static const struct kata__op_table noun##_table = { \
-		.name = (op_name), \
-		KATA__STEPS(noun##_steps), \
-		.timeout_ms = CALL_MS, \
-		.finish = (finish_fn), \
-		.free_data = free_container_op, \
+#define CONTAINER_TABLE(noun, op_name, finish_fn)                                                                      \
+	static const struct kata__step noun##_steps[] = {{.name = #noun, .run = step_##noun}};                         \
+	static const struct kata__op_table noun##_table = {                                                            \
+		.name = (op_name),                                                                                     \
+		KATA__STEPS(noun##_steps),                                                                             \
+		.timeout_ms = CALL_MS,                                                                                 \
+		.finish = (finish_fn),                                                                                 \
+		.free_data = free_container_op,                                                                        \
 	}
 CONTAINER_TABLE(start, "start-container", finish_start);
 CONTAINER_TABLE(remove, "remove-container", finish_remove);
@@ -355,7 +356,8 @@ int kata_sandbox_add_container_begin(kata_sandbox *sandbox, const kata_container
 	if (rc < 0)
 		return rc;
 	if (strlen(c.id) < 2)
-		rc = kata__fail(err, KATA_E_INVALID, CALLER, "config.id: '%s' is too short, the agent wants at least 2 bytes", c.id);
+		rc = kata__fail(err, KATA_E_INVALID, CALLER,
+				"config.id: '%s' is too short, the agent wants at least 2 bytes", c.id);
 	else
 		rc = kata__spec_parse("config.oci_spec", c.oci_spec, c.oci_spec_length, &o->spec, err);
 	if (rc < 0) {
@@ -365,8 +367,8 @@ int kata_sandbox_add_container_begin(kata_sandbox *sandbox, const kata_container
 	return kata__sandbox_begin(sandbox, &entry, &add_table, o, options, ret_op, err);
 }
 
-int kata_sandbox_add_container(kata_sandbox *sandbox, const kata_container_config *config, const kata_op_options *options,
-			       kata_error **err)
+int kata_sandbox_add_container(kata_sandbox *sandbox, const kata_container_config *config,
+			       const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
 	int rc = kata_sandbox_add_container_begin(sandbox, config, options, &op, err);
@@ -387,22 +389,26 @@ static int run(kata_sandbox *s, const char *function, const char *id, const stru
 	return kata__op_finish_sync(rc, &op, err);
 }
 
-int kata_sandbox_start_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err)
+int kata_sandbox_start_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
+				 kata_error **err)
 {
 	return run(sandbox, "kata_sandbox_start_container", id, &start_table, options, err);
 }
 
-int kata_sandbox_remove_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err)
+int kata_sandbox_remove_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
+				  kata_error **err)
 {
 	return run(sandbox, "kata_sandbox_remove_container", id, &remove_table, options, err);
 }
 
-int kata_sandbox_pause_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err)
+int kata_sandbox_pause_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
+				 kata_error **err)
 {
 	return run(sandbox, "kata_sandbox_pause_container", id, &pause_table, options, err);
 }
 
-int kata_sandbox_resume_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err)
+int kata_sandbox_resume_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
+				  kata_error **err)
 {
 	return run(sandbox, "kata_sandbox_resume_container", id, &resume_table, options, err);
 }

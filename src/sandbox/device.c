@@ -145,10 +145,11 @@ static int step_check_unused(kata_op *op, kata_error **err)
 	const struct kata__container *user = kata__container_of_storage(s, d->id);
 
 	if (user)
-		return kata__fail(err, KATA_E_BUSY, CALLER, "storage '%s' is in use by container '%s': remove that first", d->id,
-				  user->id);
+		return kata__fail(err, KATA_E_BUSY, CALLER,
+				  "storage '%s' is in use by container '%s': remove that first", d->id, user->id);
 	if (kata_vm_find_storage(s->vm, d->id, &d->storage, err) < 0)
-		return kata__error_wrap(err, KATA_E_NOT_FOUND, "storage '%s' is not plugged into sandbox '%s'", d->id, s->id);
+		return kata__error_wrap(err, KATA_E_NOT_FOUND, "storage '%s' is not plugged into sandbox '%s'", d->id,
+					s->id);
 	d->leaving = (struct kata__sandbox_leaving){d->id, s->leaving};
 	s->leaving = &d->leaving;
 	d->is_leaving = true;
@@ -169,7 +170,8 @@ static int step_find_nic(kata_op *op, kata_error **err)
 	kata_sandbox *s = d->base.sandbox;
 
 	if (kata_vm_find_nic(s->vm, d->id, &d->nic, err) < 0)
-		return kata__error_wrap(err, KATA_E_NOT_FOUND, "NIC '%s' is not plugged into sandbox '%s'", d->id, s->id);
+		return kata__error_wrap(err, KATA_E_NOT_FOUND, "NIC '%s' is not plugged into sandbox '%s'", d->id,
+					s->id);
 	return KATA__STEP_DONE;
 }
 
@@ -288,7 +290,8 @@ static int merge_route(json_t *routes, json_t *route)
 	json_t *old;
 	size_t i;
 
-	json_array_foreach(routes, i, old) {
+	json_array_foreach(routes, i, old)
+	{
 		if (same_text(old, route, "destination"))
 			return json_array_set(routes, i, route);
 	}
@@ -308,7 +311,8 @@ static int step_remember_routes(kata_op *op, kata_error **err)
 	pthread_mutex_lock(&s->mutex);
 	if (!s->routes)
 		s->routes = json_array();
-	json_array_foreach(d->routes, i, route) {
+	json_array_foreach(d->routes, i, route)
+	{
 		if (merge_route(s->routes, route) < 0)
 			rc = -1;
 	}
@@ -352,14 +356,14 @@ static void finish_remove_nic(kata_op *op, int status, kata_error **error)
 	finish_device(op, status, error);
 }
 
-#define DEVICE_TABLE(variable, op_name, step_array, finish_fn, ms) \
-	static const struct kata__op_table variable = { \
-		.name = (op_name), \
-		KATA__STEPS(step_array), \
-		.timeout_ms = (ms), \
-		.undo_timeout_ms = 10000, \
-		.finish = (finish_fn), \
-		.free_data = free_device_op, \
+#define DEVICE_TABLE(variable, op_name, step_array, finish_fn, ms)                                                     \
+	static const struct kata__op_table variable = {                                                                \
+		.name = (op_name),                                                                                     \
+		KATA__STEPS(step_array),                                                                               \
+		.timeout_ms = (ms),                                                                                    \
+		.undo_timeout_ms = 10000,                                                                              \
+		.finish = (finish_fn),                                                                                 \
+		.free_data = free_device_op,                                                                           \
 	}
 
 static const struct kata__step add_storage_steps[] = {
@@ -439,7 +443,8 @@ int kata_sandbox_add_storage_begin(kata_sandbox *sandbox, kata_storage *storage,
 	return begin(sandbox, "kata_sandbox_add_storage", &add_storage_table, d, options, ret_op, err);
 }
 
-int kata_sandbox_add_storage(kata_sandbox *sandbox, kata_storage *storage, const kata_op_options *options, kata_error **err)
+int kata_sandbox_add_storage(kata_sandbox *sandbox, kata_storage *storage, const kata_op_options *options,
+			     kata_error **err)
 {
 	kata_op *op = NULL;
 	int rc = kata_sandbox_add_storage_begin(sandbox, storage, options, &op, err);
@@ -448,7 +453,8 @@ int kata_sandbox_add_storage(kata_sandbox *sandbox, kata_storage *storage, const
 }
 
 static int begin_by_id(kata_sandbox *s, const char *function, const char *argument, const char *id,
-		       const struct kata__op_table *table, const kata_op_options *options, kata_op **ret_op, kata_error **err)
+		       const struct kata__op_table *table, const kata_op_options *options, kata_op **ret_op,
+		       kata_error **err)
 {
 	struct device_op *d = NULL;
 	int rc = kata__sandbox_check(s, err);
@@ -463,7 +469,8 @@ static int begin_by_id(kata_sandbox *s, const char *function, const char *argume
 int kata_sandbox_remove_storage_begin(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
 				      kata_op **ret_op, kata_error **err)
 {
-	return begin_by_id(sandbox, "kata_sandbox_remove_storage", "id", id, &remove_storage_table, options, ret_op, err);
+	return begin_by_id(sandbox, "kata_sandbox_remove_storage", "id", id, &remove_storage_table, options, ret_op,
+			   err);
 }
 
 int kata_sandbox_remove_storage(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err)
@@ -479,16 +486,19 @@ static int check_interface(const kata_interface_config *c, kata_error **err)
 	size_t n = c->name ? strlen(c->name) : 0;
 
 	if (n < 1 || n > 15 || strpbrk(c->name, "/ \t\n%"))
-		return kata__fail(err, KATA_E_INVALID, CALLER,
-				  "config.name: '%.32s' is no interface name, expected 1 to 15 bytes without '/', space or '%%'",
-				  c->name ? c->name : "NULL");
+		return kata__fail(
+			err, KATA_E_INVALID, CALLER,
+			"config.name: '%.32s' is no interface name, expected 1 to 15 bytes without '/', space or '%%'",
+			c->name ? c->name : "NULL");
 	if (c->mtu && (c->mtu < 68 || c->mtu > 65535))
-		return kata__fail(err, KATA_E_INVALID, CALLER, "config.mtu: %u is out of range, expected 68 to 65535, or 0", c->mtu);
+		return kata__fail(err, KATA_E_INVALID, CALLER,
+				  "config.mtu: %u is out of range, expected 68 to 65535, or 0", c->mtu);
 	for (size_t i = 0; c->addresses && c->addresses[i]; i++)
 		if (!strchr(c->addresses[i], '/'))
-			return kata__fail(err, KATA_E_INVALID, CALLER,
-					  "config.addresses[%zu]: '%.64s' has no prefix length, expected address/prefix", i,
-					  c->addresses[i]);
+			return kata__fail(
+				err, KATA_E_INVALID, CALLER,
+				"config.addresses[%zu]: '%.64s' has no prefix length, expected address/prefix", i,
+				c->addresses[i]);
 	return 0;
 }
 
@@ -565,8 +575,8 @@ int kata_sandbox_update_nic(kata_sandbox *sandbox, const char *id, const kata_in
 	return kata__op_finish_sync(rc, &op, err);
 }
 
-int kata_sandbox_remove_nic_begin(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_op **ret_op,
-				  kata_error **err)
+int kata_sandbox_remove_nic_begin(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
+				  kata_op **ret_op, kata_error **err)
 {
 	return begin_by_id(sandbox, "kata_sandbox_remove_nic", "id", id, &remove_nic_table, options, ret_op, err);
 }
@@ -586,7 +596,8 @@ static int check_routes(const kata_agent_route *routes, size_t count, kata_error
 				  KATA__SANDBOX_ROUTES_MAX, routes ? count : 0);
 	for (size_t i = 0; i < count; i++)
 		if (!routes[i].device || !routes[i].device[0])
-			return kata__fail(err, KATA_E_INVALID, CALLER, "routes[%zu].device: expected an interface of the guest", i);
+			return kata__fail(err, KATA_E_INVALID, CALLER,
+					  "routes[%zu].device: expected an interface of the guest", i);
 	return 0;
 }
 

@@ -2,8 +2,8 @@
 /*
  * The sandbox as a whole: start, pause, resume, shutdown, destroy, release.
  *
- * A step that connects leaves the new agent in the op's data; the next step, or the finish, hands it to the sandbox. Steps that
- * end the machine cannot be taken back, so they ignore a cancel.
+ * A step that connects leaves the new agent in the op's data; the next step, or the finish, hands it to the sandbox.
+ * Steps that end the machine cannot be taken back, so they ignore a cancel.
  */
 #include "sandbox/life.h"
 
@@ -13,7 +13,7 @@
 #include "sandbox/container.h"
 
 #define IN(s) KATA__IN(KATA_SANDBOX_##s)
-#define ORDERLY_MS 5000u      /* for the guest to power off, before scaling */
+#define ORDERLY_MS 5000u         /* for the guest to power off, before scaling */
 #define SHUTDOWN_EXTRA_MS 15000u /* then for the destroy */
 
 void kata__life_op_free(void *data)
@@ -49,7 +49,8 @@ int kata__life_connect(kata_op *op, const char *agent_json, kata_error **err)
 		l->agent_builder = l->own_builder;
 	}
 	if (rc == 0)
-		rc = kata_agent_builder_build_begin(l->agent_builder, s->vm, agent_json, &options, &l->agent, &child, err);
+		rc = kata_agent_builder_build_begin(l->agent_builder, s->vm, agent_json, &options, &l->agent, &child,
+						    err);
 	return kata__sandbox_run_child(op, rc, child, err);
 }
 
@@ -278,7 +279,8 @@ static int step_reconnect_agent(kata_op *op, kata_error **err)
 		return KATA__STEP_DONE;
 	if (s->custom_agent)
 		return kata__fail(err, KATA_E_UNSUPPORTED, HOST,
-				  "the agent of sandbox '%s' was made by the caller and cannot be connected again", s->id);
+				  "the agent of sandbox '%s' was made by the caller and cannot be connected again",
+				  s->id);
 	return kata__life_connect(op, l->agent_json, err);
 }
 
@@ -299,6 +301,7 @@ static void released(kata_sandbox *s, struct kata__life_op *l)
 	s->agent_json = kata__take_ptr(l->agent_json);
 	pthread_mutex_unlock(&s->mutex);
 	kata__sandbox_set_agent(s, NULL);
+	s->suspended = false;
 	kata__containers_stop(s);
 	kata__sandbox_move_state(s, KATA_SANDBOX_RELEASING, KATA_SANDBOX_RELEASED);
 }
@@ -316,7 +319,7 @@ static void finish_release(kata_op *op, int status, kata_error **error)
 		if (kata_vm_get_state(s->vm) == KATA_VM_ENDED)
 			kata__sandbox_ended(s);
 		else if (l->resume_calls)
-			kata__containers_resume(s);
+			kata__containers_resume(s, l->connected);
 	}
 	kata__sandbox_op_end(op, status);
 }
@@ -540,7 +543,8 @@ int kata_sandbox_resume(kata_sandbox *sandbox, const kata_op_options *options, k
 	return kata__op_finish_sync(rc, &op, err);
 }
 
-int kata_sandbox_release_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op, kata_error **err)
+int kata_sandbox_release_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op,
+			       kata_error **err)
 {
 	static const struct kata__sandbox_entry entry = {"kata_sandbox_release", IN(RUNNING) | IN(PAUSED),
 							 KATA_SANDBOX_RELEASING, 0};
@@ -560,7 +564,8 @@ int kata_sandbox_release(kata_sandbox *sandbox, const kata_op_options *options, 
 
 int kata_sandbox_shutdown(kata_sandbox *sandbox, const kata_op_options *options, kata_error **err)
 {
-	static const struct kata__sandbox_entry entry = {"kata_sandbox_shutdown", NOT_RELEASED, KATA_SANDBOX_DESTROYING, 0};
+	static const struct kata__sandbox_entry entry = {"kata_sandbox_shutdown", NOT_RELEASED, KATA_SANDBOX_DESTROYING,
+							 0};
 	kata_op_options longer = KATA_OP_OPTIONS_INIT;
 	struct kata__life_op *l;
 	uint64_t scale, orderly_ms;
@@ -576,12 +581,15 @@ int kata_sandbox_shutdown(kata_sandbox *sandbox, const kata_op_options *options,
 	orderly_ms = options && options->timeout_ms ? options->timeout_ms : ORDERLY_MS * scale;
 	l->orderly_deadline = kata__deadline_in_ms(orderly_ms);
 	longer.timeout_ms = orderly_ms + SHUTDOWN_EXTRA_MS * scale;
-	return kata__op_finish_sync(kata__sandbox_begin(sandbox, &entry, &shutdown_table, l, &longer, &op, err), &op, err);
+	return kata__op_finish_sync(kata__sandbox_begin(sandbox, &entry, &shutdown_table, l, &longer, &op, err), &op,
+				    err);
 }
 
-int kata_sandbox_destroy_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op, kata_error **err)
+int kata_sandbox_destroy_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op,
+			       kata_error **err)
 {
-	static const struct kata__sandbox_entry entry = {"kata_sandbox_destroy", NOT_RELEASED, KATA_SANDBOX_DESTROYING, 0};
+	static const struct kata__sandbox_entry entry = {"kata_sandbox_destroy", NOT_RELEASED, KATA_SANDBOX_DESTROYING,
+							 0};
 
 	return begin(sandbox, &entry, &destroy_table, options, ret_op, err);
 }

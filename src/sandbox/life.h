@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef KATA_SANDBOX_LIFE_H
 #define KATA_SANDBOX_LIFE_H
-/* Op data and steps that the operations on a whole sandbox share: start, pause, resume, release, rebuild, shutdown, destroy. */
+/* Op data and steps that the operations on a whole sandbox share: start, pause, resume, release, rebuild, shutdown,
+ * destroy. */
 #include "sandbox/call.h"
 #include "sandbox/sandbox_op.h"
 
@@ -11,7 +12,7 @@ struct kata__life_op {
 	kata_agent_builder *own_builder;
 	kata_agent *agent; /* connected, not yet the sandbox's */
 	char *agent_json;
-	bool connected;    /* by this op (release: disconnected by it) */
+	bool connected; /* by this op (release: disconnected by it) */
 	bool started_vm, resumed_vm, resume_calls;
 
 	/* rebuild */

@@ -119,7 +119,8 @@ static int step_show(kata_op *op, kata_error **err)
 	struct kata__process *p = reserved(op, &c);
 
 	if (!p)
-		return kata__fail(err, KATA_E_GONE, CALLER, "container '%s' was removed meanwhile", data_of(op)->container_id);
+		return kata__fail(err, KATA_E_GONE, CALLER, "container '%s' was removed meanwhile",
+				  data_of(op)->container_id);
 	kata__process_show(p, KATA_PROCESS_RUNNING);
 	return KATA__STEP_DONE;
 }
@@ -153,8 +154,8 @@ static int step_wait(kata_op *op, kata_error **err)
 		return KATA__STEP_DONE;
 	}
 	if (state != KATA_SANDBOX_RUNNING && state != KATA_SANDBOX_PAUSED)
-		return kata__fail(err, KATA_E_GONE, GUEST, "sandbox '%s' is %s, and nobody saw process '%s' exit", o->base.sandbox->id,
-				  kata_sandbox_state_get_name(state), p->exec_id);
+		return kata__fail(err, KATA_E_GONE, GUEST, "sandbox '%s' is %s, and nobody saw process '%s' exit",
+				  o->base.sandbox->id, kata_sandbox_state_get_name(state), p->exec_id);
 	o->waiter.op = op;
 	o->waiter.token = kata__op_token(op);
 	rc = kata__process_add_waiter(p, &o->waiter, err);
@@ -210,8 +211,8 @@ static int step_resize(kata_op *op, kata_error **err)
 	if (rc < 0)
 		return rc;
 	if (!p->terminal)
-		return kata__fail(err, KATA_E_INVALID, CALLER, "process '%s' of container '%s' has no terminal", p->exec_id,
-				  p->container_id);
+		return kata__fail(err, KATA_E_INVALID, CALLER, "process '%s' of container '%s' has no terminal",
+				  p->exec_id, p->container_id);
 	request.container_id = o->container_id;
 	request.exec_id = p->exec_id;
 	request.rows = o->rows;
@@ -347,7 +348,8 @@ int kata_sandbox_resize_terminal(kata_sandbox *sandbox, const char *container_id
 	if (rows < 1 || rows > 65535 || columns < 1 || columns > 65535) {
 		free_process_op(o);
 		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: %u is out of range, expected 1 to 65535",
-				  rows < 1 || rows > 65535 ? "rows" : "columns", rows < 1 || rows > 65535 ? rows : columns);
+				  rows < 1 || rows > 65535 ? "rows" : "columns",
+				  rows < 1 || rows > 65535 ? rows : columns);
 	}
 	o->rows = rows;
 	o->columns = columns;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Taking a sandbox over from its record: the VM, then its agent, then the table of containers. If a step fails the machine is let go
- * again, so that the same record can be tried once more.
+ * Taking a sandbox over from its record: the VM, then its agent, then the table of containers. If a step fails the
+ * machine is let go again, so that the same record can be tried once more.
  *
  * A machine that is paused cannot answer: its agent is connected when the sandbox is resumed.
  */
@@ -26,8 +26,8 @@ static int step_rebuild_vm(kata_op *op, kata_error **err)
 	kata_op_options options = kata__sandbox_child_options(op);
 	struct kata__life_op *l = life(op);
 	kata_op *child = NULL;
-	int rc = kata_vm_builder_build_from_released_begin(l->vm_builder, l->record->vm_json, strlen(l->record->vm_json), &options,
-							   &l->new_vm, &child, err);
+	int rc = kata_vm_builder_build_from_released_begin(
+		l->vm_builder, l->record->vm_json, strlen(l->record->vm_json), &options, &l->new_vm, &child, err);
 
 	return kata__sandbox_run_child(op, rc, child, err);
 }
@@ -52,8 +52,8 @@ static int step_adopt_vm(kata_op *op, kata_error **err)
 	kata_sandbox *s = l->base.sandbox;
 
 	if (strcmp(kata_vm_get_uuid(l->new_vm), l->record->vm_uuid) != 0)
-		return kata__fail(err, KATA_E_CORRUPT, CALLER, "record.vm_uuid: %s, but its VM is %s", l->record->vm_uuid,
-				  kata_vm_get_uuid(l->new_vm));
+		return kata__fail(err, KATA_E_CORRUPT, CALLER, "record.vm_uuid: %s, but its VM is %s",
+				  l->record->vm_uuid, kata_vm_get_uuid(l->new_vm));
 	s->vm = kata__take_ptr(l->new_vm);
 	return kata__sandbox_listen(s, err);
 }
@@ -136,7 +136,8 @@ static const struct kata__op_table rebuild_table = {
 };
 
 /* A new object for it, with the hostname and DNS lines of the record. */
-static int new_sandbox(kata_context *ctx, const struct kata_record *record, uint64_t epoch, kata_sandbox **ret, kata_error **err)
+static int new_sandbox(kata_context *ctx, const struct kata_record *record, uint64_t epoch, kata_sandbox **ret,
+		       kata_error **err)
 {
 	KATA_AUTO_JSON json_t *lines = record->dns_json ? json_loads(record->dns_json, 0, NULL) : NULL;
 	size_t n = json_array_size(lines);
@@ -147,18 +148,20 @@ static int new_sandbox(kata_context *ctx, const struct kata_record *record, uint
 		return kata__fail_no_memory(err);
 	for (size_t i = 0; i < n; i++)
 		dns[i] = json_string_value(json_array_get(lines, i));
-	rc = kata__sandbox_new(ctx, record->id, record->hostname, n ? dns : NULL, NULL, KATA_SANDBOX_OBTAINING, ret, err);
+	rc = kata__sandbox_new(ctx, record->id, record->hostname, n ? dns : NULL, NULL, KATA_SANDBOX_OBTAINING, ret,
+			       err);
 	free(dns);
 	if (rc == 0)
 		(*ret)->epoch = epoch;
 	return rc;
 }
 
-int kata__sandbox_rebuild(kata_context *ctx, struct kata_record *take_record, uint64_t epoch, kata_vm_builder *vm_builder,
-			  kata_agent_builder *agent_builder, const kata_op_options *options, kata_sandbox **ret_sandbox,
-			  kata_error **err)
+int kata__sandbox_rebuild(kata_context *ctx, struct kata_record *take_record, uint64_t epoch,
+			  kata_vm_builder *vm_builder, kata_agent_builder *agent_builder,
+			  const kata_op_options *options, kata_sandbox **ret_sandbox, kata_error **err)
 {
-	static const struct kata__sandbox_entry entry = {"kata_sandbox_build_from_released", KATA__IN(KATA_SANDBOX_OBTAINING), -1, 0};
+	static const struct kata__sandbox_entry entry = {"kata_sandbox_build_from_released",
+							 KATA__IN(KATA_SANDBOX_OBTAINING), -1, 0};
 	struct kata__life_op *l = NULL;
 	kata_sandbox *s = NULL;
 	kata_op *op = NULL;
@@ -186,9 +189,9 @@ int kata__sandbox_rebuild(kata_context *ctx, struct kata_record *take_record, ui
 	return rc;
 }
 
-int kata_sandbox_build_from_released(kata_context *context, const char *json, size_t length, kata_vm_builder *vm_builder,
-				     kata_agent_builder *agent_builder, const kata_op_options *options,
-				     kata_sandbox **ret_sandbox, kata_error **err)
+int kata_sandbox_build_from_released(kata_context *context, const char *json, size_t length,
+				     kata_vm_builder *vm_builder, kata_agent_builder *agent_builder,
+				     const kata_op_options *options, kata_sandbox **ret_sandbox, kata_error **err)
 {
 	struct kata_record *record = NULL;
 	int rc;
@@ -204,5 +207,6 @@ int kata_sandbox_build_from_released(kata_context *context, const char *json, si
 		rc = kata__record_from_json(json, length ? length : strlen(json), &record, err);
 	if (rc < 0)
 		return rc;
-	return kata__sandbox_rebuild(context, record, record->epoch + 1, vm_builder, agent_builder, options, ret_sandbox, err);
+	return kata__sandbox_rebuild(context, record, record->epoch + 1, vm_builder, agent_builder, options,
+				     ret_sandbox, err);
 }

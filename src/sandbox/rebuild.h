@@ -5,7 +5,7 @@
 #include "sandbox/sandbox.h"
 
 /* Blocking. Takes the record (on failure too). The sandbox's epoch becomes `epoch`. agent_builder NULL: direct. */
-int kata__sandbox_rebuild(kata_context *ctx, struct kata_record *take_record, uint64_t epoch, kata_vm_builder *vm_builder,
-                          kata_agent_builder *agent_builder, const kata_op_options *options, kata_sandbox **ret_sandbox,
-                          kata_error **err);
+int kata__sandbox_rebuild(kata_context *ctx, struct kata_record *take_record, uint64_t epoch,
+			  kata_vm_builder *vm_builder, kata_agent_builder *agent_builder,
+			  const kata_op_options *options, kata_sandbox **ret_sandbox, kata_error **err);
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Filling a struct kata_record from a sandbox, and a sandbox from a record. The VM's part is the VM's own text; what stands in rows beside
- * it (storages, NICs, pid) is for those who read the database. Devices are restored by the VM, so only the containers, the
- * interfaces' configuration and the routes come back from here.
+ * Filling a struct kata_record from a sandbox, and a sandbox from a record. The VM's part is the VM's own text; what
+ * stands in rows beside it (storages, NICs, pid) is for those who read the database. Devices are restored by the VM, so
+ * only the containers, the interfaces' configuration and the routes come back from here.
  */
 #include "sandbox/record.h"
 
@@ -39,7 +39,8 @@ static void fill_storage(struct kata__record_storage *out, const kata_storage *s
 	copy(&out->id, kata_storage_get_id(storage), ok);
 	copy(&out->path, kata_storage_get_path(storage), ok);
 	copy(&out->format, kata__storage_format_name(kata_storage_get_format(storage)), ok);
-	copy(&out->driver, kata_storage_get_driver(storage) == KATA_STORAGE_VIRTIO_SCSI ? "virtio-scsi" : "virtio-blk", ok);
+	copy(&out->driver, kata_storage_get_driver(storage) == KATA_STORAGE_VIRTIO_SCSI ? "virtio-scsi" : "virtio-blk",
+	     ok);
 	copy(&out->fstype, kata_storage_get_fstype(storage), ok);
 	copy(&out->address, address, ok);
 	copy(&out->state, kata_device_state_get_name(kata_storage_get_state(storage)), ok);
@@ -227,7 +228,8 @@ static int parse_state(const char *what, const char *text, kata_process_state *r
 			*ret = (kata_process_state)i;
 			return 0;
 		}
-	return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: its state '%.32s' is none of created, running, paused, exited", what, text);
+	return kata__fail(err, KATA_E_CORRUPT, CALLER,
+			  "%s: its state '%.32s' is none of created, running, paused, exited", what, text);
 }
 
 static int restore_process(kata_sandbox *s, const struct kata__record_process *in, kata_error **err)
@@ -241,8 +243,8 @@ static int restore_process(kata_sandbox *s, const struct kata__record_process *i
 	if (rc < 0)
 		return rc;
 	if (!c)
-		return kata__fail(err, KATA_E_CORRUPT, CALLER, "process '%s' is of container '%s', which is not there", in->exec_id,
-				  in->container_id);
+		return kata__fail(err, KATA_E_CORRUPT, CALLER, "process '%s' is of container '%s', which is not there",
+				  in->exec_id, in->container_id);
 	if (is_init) {
 		p = c->processes;
 		p->terminal = in->terminal;

@@ -7,9 +7,9 @@
  *   VMM may live, but nothing can prove which it is    FAILED
  *   else                                               ORPHAN (applied: VMM killed, directory removed; or FAILED)
  *
- * Invariants: 1. a VMM is killed only when no record could name it: records that cannot be read protect every machine. 2. all
- * orphans are killed before the first is waited for, so that one stuck VMM costs its own 10 s and nobody else's. 3. each directory is locked from the look
- * to the end: of two recoveries, one does it.
+ * Invariants: 1. a VMM is killed only when no record could name it: records that cannot be read protect every
+ * machine. 2. all orphans are killed before the first is waited for, so that one stuck VMM costs its own 10 s and
+ * nobody else's. 3. each directory is locked from the look to the end: of two recoveries, one does it.
  */
 #include <kata/recover.h>
 
@@ -61,7 +61,8 @@ const char *kata_recover_verdict_get_name(kata_recover_verdict verdict)
 static void note_unreadable(struct records *r, const char *id, const kata_error *error)
 {
 	if (!r->unreadable)
-		r->unreadable = kata__format("record%s%s: %s", id ? " " : "s", id ? id : "", kata_error_get_message(error));
+		r->unreadable =
+			kata__format("record%s%s: %s", id ? " " : "s", id ? id : "", kata_error_get_message(error));
 }
 
 static void note_record(struct records *r, const struct kata_record *record)
@@ -128,9 +129,10 @@ static char *describe_orphan(const struct kata__leftover *l)
 	if (!l->has_owner)
 		return kata__format("no readable owner.json: left while it was being made or removed");
 	if (l->vmm_pidfd < 0)
-		return kata__format("its VMM is gone; owner process %d is dead; last step: %s", (int)l->owner.process.pid, cut);
-	return kata__format("VMM %d lives, owner process %d is dead, no record names it; last step: %s", (int)l->vmm_pid,
-			    (int)l->owner.process.pid, cut);
+		return kata__format("its VMM is gone; owner process %d is dead; last step: %s",
+				    (int)l->owner.process.pid, cut);
+	return kata__format("VMM %d lives, owner process %d is dead, no record names it; last step: %s",
+			    (int)l->vmm_pid, (int)l->owner.process.pid, cut);
 }
 
 static void judge(struct entry *e, const struct records *records)
@@ -142,7 +144,8 @@ static void judge(struct entry *e, const struct records *records)
 		say(e, KATA_RECOVER_OWNED, kata__format("process %d owns it", (int)l->owner.process.pid));
 	else if (l->doubtful)
 		say(e, KATA_RECOVER_FAILED,
-		    kata__format("owner.json cannot be read, and the process in vmm.pid lives: end it by hand if it is this machine's"));
+		    kata__format("owner.json cannot be read, and the process in vmm.pid lives: end it by hand if it is "
+				 "this machine's"));
 	else if (l->vmm_pidfd >= 0 && record)
 		say(e, KATA_RECOVER_ATTACHABLE,
 		    kata__format("VMM %d lives, recorded as sandbox '%s'", (int)l->vmm_pid, record->sandbox_id));
@@ -150,7 +153,8 @@ static void judge(struct entry *e, const struct records *records)
 		say(e, KATA_RECOVER_ATTACHABLE, kata__format("VMM %d lives, released", (int)l->vmm_pid));
 	else if (l->vmm_pidfd >= 0 && records->unreadable)
 		say(e, KATA_RECOVER_FAILED,
-		    kata__format("VMM %d lives, and records that cannot be read may name it: %s", (int)l->vmm_pid, records->unreadable));
+		    kata__format("VMM %d lives, and records that cannot be read may name it: %s", (int)l->vmm_pid,
+				 records->unreadable));
 	else
 		say(e, KATA_RECOVER_ORPHAN, describe_orphan(l));
 }
@@ -208,7 +212,8 @@ static void apply_last(struct entry *e)
 {
 	kata_error *error = NULL;
 
-	if (e->looked && e->verdict == KATA_RECOVER_ORPHAN && kata__leftover_remove(&e->leftover, e->deadline, &error) < 0)
+	if (e->looked && e->verdict == KATA_RECOVER_ORPHAN &&
+	    kata__leftover_remove(&e->leftover, e->deadline, &error) < 0)
 		say_error(e, KATA_RECOVER_FAILED, error);
 }
 
@@ -287,7 +292,8 @@ static int check(kata_context *context, kata_persistence *persistence, uint64_t 
 	if (!context || !ret_report)
 		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: it is NULL", context ? "ret_report" : "context");
 	if (flags & ~KATA_RECOVER_APPLY)
-		return kata__fail(err, KATA_E_INVALID, CALLER, "flags: 0x%llx has unknown bits", (unsigned long long)flags);
+		return kata__fail(err, KATA_E_INVALID, CALLER, "flags: 0x%llx has unknown bits",
+				  (unsigned long long)flags);
 	if (persistence)
 		rc = kata__persistence_check(persistence, err);
 	return rc < 0 ? rc : kata__context_check_may_block(context, "kata_recover", err);

@@ -10,9 +10,9 @@
  *                                     | failed --> back, or ENDED
  *   OBTAINING --rebuild's finish--> RUNNING or PAUSED; failed --> RELEASED
  *
- * Invariants: 1. `state` changes under the mutex, along the table below. 2. the last reference is dropped when no op is under way (each
- * holds one), so the teardown finds only pumps, wait calls and the listener, which it ends on the leader.
- * Does not know any driver: the VM and the agent are used through their own interfaces.
+ * Invariants: 1. `state` changes under the mutex, along the table below. 2. the last reference is dropped when no op is
+ * under way (each holds one), so the teardown finds only pumps, wait calls and the listener, which it ends on the
+ * leader. Does not know any driver: the VM and the agent are used through their own interfaces.
  */
 #include "sandbox/sandbox.h"
 
@@ -22,6 +22,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "agent/agent.h"
 #include "base/fd.h"
 #include "base/text.h"
 #include "sandbox/container.h"
@@ -160,6 +161,11 @@ static void vm_ended(void *user)
 	kata__sandbox_ended(user);
 }
 
+static void agent_lost(void *user)
+{
+	kata__sandbox_ended(user);
+}
+
 int kata__sandbox_listen(kata_sandbox *s, kata_error **err)
 {
 	int rc;
@@ -169,14 +175,19 @@ int kata__sandbox_listen(kata_sandbox *s, kata_error **err)
 	rc = kata__vm_add_ended_listener(s->vm, vm_ended, s, err);
 	if (rc < 0)
 		return rc;
+	if (s->agent)
+		kata__agent_set_lost_listener(s->agent, agent_lost, s);
 	s->listening = true;
 	return 0;
 }
 
 void kata__sandbox_unlisten(kata_sandbox *s)
 {
-	if (s->listening)
-		kata__vm_remove_ended_listener(s->vm, vm_ended, s);
+	if (!s->listening)
+		return;
+	kata__vm_remove_ended_listener(s->vm, vm_ended, s);
+	if (s->agent)
+		kata__agent_set_lost_listener(s->agent, NULL, NULL);
 	s->listening = false;
 }
 
@@ -190,6 +201,10 @@ void kata__sandbox_set_agent(kata_sandbox *s, kata_agent *take_agent)
 	old = s->agent;
 	s->agent = take_agent;
 	pthread_mutex_unlock(&s->mutex);
+	if (old)
+		kata__agent_set_lost_listener(old, NULL, NULL);
+	if (take_agent && s->listening)
+		kata__agent_set_lost_listener(take_agent, agent_lost, s);
 	kata_agent_unref(old);
 }
 
@@ -245,7 +260,8 @@ static int check_options(const kata_sandbox_options *options, kata_error **err)
 	if (options->id && kata__id_check("options.id", options->id, err) < 0)
 		return KATA_E_INVALID;
 	if (options->hostname && !options->hostname[0])
-		return kata__fail(err, KATA_E_INVALID, CALLER, "options.hostname: it is empty, expected a name or NULL");
+		return kata__fail(err, KATA_E_INVALID, CALLER,
+				  "options.hostname: it is empty, expected a name or NULL");
 	for (size_t i = 0; options->dns && options->dns[i]; i++)
 		if (!options->dns[i][0] || strpbrk(options->dns[i], "\r\n"))
 			return kata__fail(err, KATA_E_INVALID, CALLER,
@@ -260,8 +276,8 @@ static int check_vm_state(kata_vm *vm, kata_error **err)
 	if (state == KATA_VM_CREATED || state == KATA_VM_RUNNING || state == KATA_VM_PAUSED)
 		return 0;
 	return kata__fail(err, KATA_E_STATE, CALLER,
-			  "kata_sandbox_new: VM '%s' is %s, required is created or running or paused", kata_vm_get_id(vm),
-			  kata_vm_state_get_name(state));
+			  "kata_sandbox_new: VM '%s' is %s, required is created or running or paused",
+			  kata_vm_get_id(vm), kata_vm_state_get_name(state));
 }
 
 int kata_sandbox_new(kata_context *context, const kata_sandbox_options *options, kata_vm *vm, kata_agent *agent,
@@ -274,7 +290,7 @@ int kata_sandbox_new(kata_context *context, const kata_sandbox_options *options,
 	if (!context || !vm || !ret_sandbox)
 		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: it is NULL",
 				  !context ? "context"
-				  : !vm	   ? "vm"
+				  : !vm    ? "vm"
 					   : "ret_sandbox");
 	rc = check_options(options, err);
 	if (rc == 0)

@@ -4,12 +4,13 @@
 /*
  * The inside of kata_sandbox, shared by the files of this room.
  *
- * Model: a sandbox composes a VM, its agent and an in-memory table of containers. Everything that changes it runs on the leader;
- * what getters read from other threads is changed under the mutex, which is never held over a call into another room that
- * may wait.
+ * Model: a sandbox composes a VM, its agent and an in-memory table of containers. Everything that changes it runs on
+ * the leader; what getters read from other threads is changed under the mutex, which is never held over a call into
+ * another room that may wait.
  *
- * Invariants: 1. ops name containers and processes by id and look them up at each step, so a removed one is never touched. 2. every
- * op under way is linked in `ops` and holds a reference of the sandbox; pumps and wait calls hold none and end with the sandbox.
+ * Invariants: 1. ops name containers and processes by id and look them up at each step, so a removed one is never
+ * touched. 2. every op under way is linked in `ops` and holds a reference of the sandbox; pumps and wait calls hold
+ * none and end with the sandbox.
  */
 #include <kata/persistence.h>
 #include <kata/sandbox.h>
@@ -54,7 +55,8 @@ struct kata_sandbox {
 	kata_agent_builder *agent_builder; /* the caller's, until the start has ended; NULL: direct */
 
 	/* [leader] */
-	bool listening;  /* to the VM's end */
+	bool listening;    /* to the VM's end */
+	bool suspended;    /* a release is under way: reads and waits of processes make no new call */
 	bool custom_agent; /* made by a builder of the caller's own, which is not at hand later */
 	struct kata__sandbox_leaving *leaving;
 
@@ -76,7 +78,7 @@ struct kata_sandbox {
 
 /* A sandbox around `vm` (NULL: set later by a rebuild) in `state`. id must be checked; hostname NULL: the id. */
 int kata__sandbox_new(kata_context *ctx, const char *id, const char *hostname, const char *const *dns, kata_vm *vm,
-                      kata_sandbox_state state, kata_sandbox **ret, kata_error **err);
+		      kata_sandbox_state state, kata_sandbox **ret, kata_error **err);
 /* NULL argument or something that is no sandbox: INVALID. */
 int kata__sandbox_check(const kata_sandbox *s, kata_error **err);
 /* sandbox, container_id and exec_id (may be NULL) as a public function got them. INVALID. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the operations of a sandbox have in common: the entry (state, list of ops under way), calls of the agent as steps, the end.
+ * What the operations of a sandbox have in common: the entry (state, list of ops under way), calls of the agent as
+ * steps, the end.
  */
 #include "sandbox/sandbox_op.h"
 
@@ -93,7 +94,8 @@ void kata__sandbox_op_end(kata_op *op, int status)
 	pthread_mutex_unlock(&s->mutex);
 	if (status == KATA_E_GONE && s->agent && kata_agent_get_state(s->agent) == KATA_AGENT_LOST)
 		kata__sandbox_ended(s);
-	/* Now and not with the op: who waits for the op and then drops the sandbox drops its last reference, and so waits for its end. */
+	/* Now and not with the op: who waits for the op and then drops the sandbox drops its last reference, and so
+	 * waits for its end. */
 	kata_op_unref(kata__take_ptr(base->call));
 	kata_sandbox_unref(kata__take_ptr(base->sandbox));
 }

@@ -2,8 +2,8 @@
 #ifndef KATA_SANDBOX_SANDBOX_OP_H
 #define KATA_SANDBOX_SANDBOX_OP_H
 /*
- * What the operations of a sandbox have in common. Each kind of op data begins with a struct kata__sandbox_op; its table's finish
- * calls kata__sandbox_op_end and its free_data kata__sandbox_op_deinit.
+ * What the operations of a sandbox have in common. Each kind of op data begins with a struct kata__sandbox_op; its
+ * table's finish calls kata__sandbox_op_end and its free_data kata__sandbox_op_deinit.
  */
 #include <kata/agent.h>
 
@@ -30,18 +30,19 @@ static inline kata_sandbox *kata__sandbox_of(const kata_op *op)
 }
 
 struct kata__sandbox_entry {
-	const char *function;  /* for errors */
-	uint32_t allowed;      /* KATA__IN(...) of the states that permit it */
-	int enter;             /* state to enter, or -1 */
-	uint32_t flags;        /* KATA__SANDBOX_OP_* */
+	const char *function; /* for errors */
+	uint32_t allowed;     /* KATA__IN(...) of the states that permit it */
+	int enter;            /* state to enter, or -1 */
+	uint32_t flags;       /* KATA__SANDBOX_OP_* */
 };
 /*
- * Begins an op: checks the state, enters the new one and links the op, all at one instant. `take_data` (referencing nothing yet: this adds the
- * sandbox) is consumed in every case.
+ * Begins an op: checks the state, enters the new one and links the op, all at one instant. `take_data` (referencing
+ * nothing yet: this adds the sandbox) is consumed in every case.
  */
 int kata__sandbox_begin(kata_sandbox *s, const struct kata__sandbox_entry *entry, const struct kata__op_table *table,
-                        void *take_data, const kata_op_options *options, kata_op **ret_op, kata_error **err);
-/* [leader] Last in finish: unlinks; when the agent turns out to be lost, so is the sandbox. Drops ->call and ->sandbox. */
+			void *take_data, const kata_op_options *options, kata_op **ret_op, kata_error **err);
+/* [leader] Last in finish: unlinks; when the agent turns out to be lost, so is the sandbox. Drops ->call and ->sandbox.
+ */
 void kata__sandbox_op_end(kata_op *op, int status);
 void kata__sandbox_op_deinit(struct kata__sandbox_op *base);
 /* [leader] Cancels every other op under way (passive ones only: those). */
@@ -52,7 +53,8 @@ kata_op_options kata__sandbox_child_options(const kata_op *op);
 /* [leader] In a step: runs a call of the agent and waits for it. The reply is kata__sandbox_reply() afterwards. */
 int kata__sandbox_call(kata_op *op, const kata_agent_request *request, kata_error **err);
 const kata_agent_reply *kata__sandbox_reply(const kata_op *op);
-/* [leader] In a step or undo: runs a child (consumed) whose failure does not matter. A cancel does not reach it: give it a deadline. */
+/* [leader] In a step or undo: runs a child (consumed) whose failure does not matter. A cancel does not reach it: give
+ * it a deadline. */
 int kata__sandbox_run_anyhow(kata_op *op, kata_op *take_child, kata_error **err);
 /* [leader] In an undo: a call whose answer does not matter: the guest only must be asked. */
 int kata__sandbox_call_anyhow(kata_op *op, const kata_agent_request *request, kata_error **err);

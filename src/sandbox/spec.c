@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Checking and rewriting OCI specs. Only what the library itself depends on is checked: it is JSON, it says what to run, and the storages it
- * names can be told apart from paths. A `..` behind a storage is refused here; what lies on the disk is resolved in the guest.
+ * Checking and rewriting OCI specs. Only what the library itself depends on is checked: it is JSON, it says what to
+ * run, and the storages it names can be told apart from paths. A `..` behind a storage is refused here; what lies on
+ * the disk is resolved in the guest.
  */
 #include "sandbox/spec.h"
 
@@ -37,14 +38,17 @@ static int check_process(const char *argument, const char *where, const json_t *
 
 	if (!json_is_array(args) || json_array_size(args) == 0)
 		return kata__fail(err, KATA_E_INVALID, CALLER,
-				  "%s: %sargs is missing or empty, expected the program and its arguments", argument, where);
-	json_array_foreach(args, i, arg) {
+				  "%s: %sargs is missing or empty, expected the program and its arguments", argument,
+				  where);
+	json_array_foreach(args, i, arg)
+	{
 		if (!json_is_string(arg))
-			return kata__fail(err, KATA_E_INVALID, CALLER, "%s: %sargs[%zu]: expected a string", argument, where,
-					  i);
+			return kata__fail(err, KATA_E_INVALID, CALLER, "%s: %sargs[%zu]: expected a string", argument,
+					  where, i);
 	}
 	if (terminal && !json_is_boolean(terminal))
-		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: %sterminal: expected true or false", argument, where);
+		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: %sterminal: expected true or false", argument,
+				  where);
 	*ret_terminal = json_is_true(terminal);
 	return 0;
 }
@@ -99,11 +103,11 @@ static int resolve(const char *argument, const char *where, const char *value, s
 	snprintf(id, sizeof(id), "%.*s", n < sizeof(id) ? (int)n : (int)sizeof(id), rest);
 	if (n > KATA__ID_MAX || !kata__id_is_valid(id))
 		return kata__fail(err, KATA_E_INVALID, CALLER,
-				  "%s: %s: '%.80s' names no storage, expected storage:<id> or storage:<id>/sub/path", argument,
-				  where, value);
-	if (has_dot_dot(rest + n))
-		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: %s: '%.80s' leaves the storage, '..' is not allowed",
+				  "%s: %s: '%.80s' names no storage, expected storage:<id> or storage:<id>/sub/path",
 				  argument, where, value);
+	if (has_dot_dot(rest + n))
+		return kata__fail(err, KATA_E_INVALID, CALLER,
+				  "%s: %s: '%.80s' leaves the storage, '..' is not allowed", argument, where, value);
 
 	rc = remember(spec, id, err);
 	if (rc < 0)
@@ -125,12 +129,14 @@ static int rewrite_member(const char *argument, const char *where, json_t *objec
 	return json_object_set_new(object, key, json_string(path)) == 0 ? 0 : kata__fail_no_memory(err);
 }
 
-static int rewrite_mounts(const char *argument, json_t *mounts, struct kata__spec *spec, bool *changed, kata_error **err)
+static int rewrite_mounts(const char *argument, json_t *mounts, struct kata__spec *spec, bool *changed,
+			  kata_error **err)
 {
 	json_t *mount;
 	size_t i;
 
-	json_array_foreach(mounts, i, mount) {
+	json_array_foreach(mounts, i, mount)
+	{
 		char where[48];
 		int rc;
 
@@ -205,7 +211,8 @@ int kata__spec_parse(const char *argument, const char *text, size_t length, stru
 	return 0;
 }
 
-int kata__spec_parse_process(const char *argument, const char *text, size_t length, struct kata__spec *ret, kata_error **err)
+int kata__spec_parse_process(const char *argument, const char *text, size_t length, struct kata__spec *ret,
+			     kata_error **err)
 {
 	KATA_AUTO_JSON json_t *o = NULL;
 	struct kata__spec spec = {0};

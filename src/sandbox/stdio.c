@@ -2,11 +2,12 @@
 /*
  * Pumps and kata_sandbox_open_stdio.
  *
- * The caller's fds are ends of socket pairs, not of pipes: writing to a pipe whose reader is gone raises SIGPIPE, which a library can neither
- * take nor mask, while send() has MSG_NOSIGNAL. Each pair is made one-directional.
+ * The caller's fds are ends of socket pairs, not of pipes: writing to a pipe whose reader is gone raises SIGPIPE, which
+ * a library can neither take nor mask, while send() has MSG_NOSIGNAL. Each pair is made one-directional.
  *
- * Invariants: 1. an input pump has its watch only while no call is in flight (a level-triggered hang-up would spin). 2. an output
- * pump asks only while it holds nothing. 3. a pump that is over has left process->pumps before anybody else is called.
+ * Invariants: 1. an input pump has its watch only while no call is in flight (a level-triggered hang-up would spin). 2.
+ * an output pump asks only while it holds nothing. 3. a pump that is over has left process->pumps before anybody else
+ * is called.
  */
 #include "sandbox/stdio.h"
 
@@ -79,7 +80,8 @@ static int watch(struct kata__pump *pump, uint32_t events, kata__watch_fn fn)
 		kata__watch_set_events(pump->watch, events);
 		return 0;
 	}
-	return kata__watch_add(kata__context_loop(pump->process->sandbox->ctx), pump->fd, events, fn, pump, &pump->watch, NULL);
+	return kata__watch_add(kata__context_loop(pump->process->sandbox->ctx), pump->fd, events, fn, pump,
+			       &pump->watch, NULL);
 }
 
 /* ---- output: guest to caller */
@@ -141,6 +143,8 @@ static void output_answered(void *user, const kata_agent_reply *reply, const kat
 	int rc;
 
 	pump->call = NULL;
+	if (!reply && pump->process->sandbox->suspended)
+		return;
 	/* An agent answers a read after the process's end with an error or with nothing: both are its end. */
 	if (!reply || reply->data_length == 0) {
 		over(pump);
@@ -157,11 +161,12 @@ static void output_answered(void *user, const kata_agent_reply *reply, const kat
 
 static int advance_output(struct kata__pump *pump)
 {
-	kata_agent_request request = {.method = pump->stream == KATA__STDOUT ? KATA_AGENT_READ_STDOUT : KATA_AGENT_READ_STDERR,
+	kata_agent_request request = {.method = pump->stream == KATA__STDOUT ? KATA_AGENT_READ_STDOUT
+									     : KATA_AGENT_READ_STDERR,
 				      .max_length = KATA__PUMP_CHUNK};
 	int rc = watch(pump, pump->held ? EPOLLOUT : 0, output_ready);
 
-	if (rc < 0 || pump->held || pump->call)
+	if (rc < 0 || pump->held || pump->call || pump->process->sandbox->suspended)
 		return rc;
 	return begin_call(pump, &request, output_answered);
 }
@@ -173,6 +178,8 @@ static void input_answered(void *user, const kata_agent_reply *reply, const kata
 	struct kata__pump *pump = user;
 
 	pump->call = NULL;
+	if (!reply && pump->process->sandbox->suspended)
+		return;
 	if (!reply || pump->closing)
 		over(pump);
 	else
@@ -183,7 +190,8 @@ static int close_input(struct kata__pump *pump)
 {
 	kata_agent_request request = {.method = KATA_AGENT_CLOSE_STDIN};
 
-	/* Closing the input of a terminal takes the terminal away (Kata 3.x): its end is the hang-up of the container. */
+	/* Closing the input of a terminal takes the terminal away (Kata 3.x): its end is the hang-up of the container.
+	 */
 	if (pump->process->terminal)
 		return -EPIPE;
 	pump->closing = true;
@@ -195,12 +203,17 @@ static void input_ready(void *user, uint32_t events)
 	kata_agent_request request = {.method = KATA_AGENT_WRITE_STDIN};
 	struct kata__pump *pump = user;
 	uint8_t chunk[KATA__PUMP_CHUNK];
-	ssize_t n = recv(pump->fd, chunk, sizeof(chunk), MSG_DONTWAIT);
+	ssize_t n;
 	int rc;
 
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
 	unwatch(pump);
+	if (pump->process->sandbox->suspended)
+		return; /* what was written waits in the socket */
+	n = recv(pump->fd, chunk, sizeof(chunk), MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+		advance(pump);
+		return;
+	}
 	if (n > 0) {
 		request.data = chunk;
 		request.data_length = (size_t)n;
@@ -236,7 +249,8 @@ int kata__pump_open(struct kata__process *p, enum kata__stream stream, int take_
 
 	if (p->pumps[stream]) {
 		kata__close_fd(&take_fd);
-		return kata__fail(err, KATA_E_BUSY, CALLER, "%s of process '%s' is open already", names[stream], p->exec_id);
+		return kata__fail(err, KATA_E_BUSY, CALLER, "%s of process '%s' is open already", names[stream],
+				  p->exec_id);
 	}
 	pump = calloc(1, sizeof(*pump));
 	if (!pump) {
@@ -251,9 +265,8 @@ int kata__pump_open(struct kata__process *p, enum kata__stream stream, int take_
 	return 0;
 }
 
-void kata__pump_suspend(struct kata__pump *pump)
+void kata__pump_drop_call(struct kata__pump *pump)
 {
-	unwatch(pump);
 	kata__call_drop(pump->call);
 	pump->call = NULL;
 }
@@ -282,7 +295,8 @@ static int step_open_stdio(kata_op *op, kata_error **err)
 		return rc;
 	if (p->terminal && o->ours[KATA__STDERR] >= 0)
 		return kata__fail(err, KATA_E_INVALID, CALLER,
-				  "ret_stderr: process '%s' has a terminal, which has one stream: expected NULL", p->exec_id);
+				  "ret_stderr: process '%s' has a terminal, which has one stream: expected NULL",
+				  p->exec_id);
 	for (int i = 0; i < 3; i++)
 		if (o->ours[i] >= 0 && p->pumps[i])
 			return kata__pump_open(p, (enum kata__stream)i, kata__take_fd(&o->ours[i]), err); /* BUSY */
@@ -353,9 +367,9 @@ static int make_pairs(struct stdio_op *o, int *const wanted[3], int theirs[3], k
 int kata_sandbox_open_stdio(kata_sandbox *sandbox, const char *container_id, const char *exec_id, int *ret_stdin,
 			    int *ret_stdout, int *ret_stderr, kata_error **err)
 {
-	static const struct kata__sandbox_entry entry = {
-		"kata_sandbox_open_stdio", KATA__IN(KATA_SANDBOX_RUNNING) | KATA__IN(KATA_SANDBOX_PAUSED), -1,
-		KATA__SANDBOX_OP_PASSIVE};
+	static const struct kata__sandbox_entry entry = {"kata_sandbox_open_stdio",
+							 KATA__IN(KATA_SANDBOX_RUNNING) | KATA__IN(KATA_SANDBOX_PAUSED),
+							 -1, KATA__SANDBOX_OP_PASSIVE};
 	int *const wanted[3] = {ret_stdin, ret_stdout, ret_stderr};
 	int theirs[3] = {-1, -1, -1};
 	struct stdio_op *o;
@@ -375,7 +389,8 @@ int kata_sandbox_open_stdio(kata_sandbox *sandbox, const char *container_id, con
 	if (rc < 0)
 		free_stdio_op(o);
 	else
-		rc = kata__op_finish_sync(kata__sandbox_begin(sandbox, &entry, &open_stdio_table, o, NULL, &op, err), &op, err);
+		rc = kata__op_finish_sync(kata__sandbox_begin(sandbox, &entry, &open_stdio_table, o, NULL, &op, err),
+					  &op, err);
 	for (int i = 0; i < 3; i++)
 		if (wanted[i] && rc == 0)
 			*wanted[i] = theirs[i];

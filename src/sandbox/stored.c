@@ -2,8 +2,8 @@
 /*
  * Sandboxes in a persistence: store, release, obtain.
  *
- * Obtaining is fenced twice: by the row's epoch, raised by compare-and-set before the machine is touched, and by the owner file of
- * the machine itself. Whoever loses either puts back what he raised.
+ * Obtaining is fenced twice: by the row's epoch, raised by compare-and-set before the machine is touched, and by the
+ * owner file of the machine itself. Whoever loses either puts back what he raised.
  */
 #include "persist/persistence.h"
 
@@ -29,8 +29,8 @@ int kata_persistence_store_sandbox(kata_persistence *persistence, kata_sandbox *
 	return rc;
 }
 
-int kata_persistence_release_sandbox(kata_persistence *persistence, kata_sandbox *sandbox, const kata_op_options *options,
-				     char **ret_json, kata_error **err)
+int kata_persistence_release_sandbox(kata_persistence *persistence, kata_sandbox *sandbox,
+				     const kata_op_options *options, char **ret_json, kata_error **err)
 {
 	char *json = NULL;
 	int rc = kata__persistence_check(persistence, err);
@@ -43,7 +43,8 @@ int kata_persistence_release_sandbox(kata_persistence *persistence, kata_sandbox
 		*ret_json = json;
 	rc = kata_persistence_store_sandbox(persistence, sandbox, err);
 	if (rc < 0)
-		return kata__error_wrap(err, rc, "sandbox '%s' is released, but its record could not be stored", sandbox->id);
+		return kata__error_wrap(err, rc, "sandbox '%s' is released, but its record could not be stored",
+					sandbox->id);
 	return 0;
 }
 
@@ -58,7 +59,8 @@ static int check_owner(const struct kata_record *record, kata_error **err)
 	snprintf(owner.boot_id, sizeof(owner.boot_id), "%s", record->boot_id ? record->boot_id : "");
 	if (!kata__process_is_alive(&owner))
 		return 0;
-	return kata__fail(err, KATA_E_FENCED, CALLER, "process %lld owns sandbox '%s' and lives: it must release it first",
+	return kata__fail(err, KATA_E_FENCED, CALLER,
+			  "process %lld owns sandbox '%s' and lives: it must release it first",
 			  (long long)record->owner_pid, record->id);
 }
 
@@ -67,12 +69,14 @@ static void give_up(kata_sandbox *s)
 {
 	kata__vm_rewind_epoch(s->vm);
 	if (kata_sandbox_release(s, NULL, NULL, NULL) < 0)
-		kata__log(s->ctx, KATA_LOG_ERROR, "sandbox", "sandbox '%s' could be neither stored nor released", s->id);
+		kata__log(s->ctx, KATA_LOG_ERROR, "sandbox", "sandbox '%s' could be neither stored nor released",
+			  s->id);
 	kata_sandbox_unref(s);
 }
 
 static int obtain(kata_persistence *p, struct kata_record *take_record, kata_vm_builder *vm_builder,
-		  kata_agent_builder *agent_builder, const kata_op_options *options, kata_sandbox **ret, kata_error **err)
+		  kata_agent_builder *agent_builder, const kata_op_options *options, kata_sandbox **ret,
+		  kata_error **err)
 {
 	char id[KATA__ID_MAX + 1];
 	uint64_t epoch = take_record->epoch;
@@ -108,7 +112,8 @@ int kata_persistence_obtain_sandbox(kata_persistence *persistence, const char *i
 	if (rc == 0)
 		rc = kata__id_check("id", id, err);
 	if (rc == 0 && (!vm_builder || !ret_sandbox))
-		rc = kata__fail(err, KATA_E_INVALID, CALLER, "%s: it is NULL", vm_builder ? "ret_sandbox" : "vm_builder");
+		rc = kata__fail(err, KATA_E_INVALID, CALLER, "%s: it is NULL",
+				vm_builder ? "ret_sandbox" : "vm_builder");
 	if (rc == 0)
 		rc = kata__context_check_may_block(persistence->ctx, "kata_persistence_obtain_sandbox", err);
 	if (rc == 0)

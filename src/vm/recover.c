@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* See recover.h. What lies in the directory is ours, but may be cut: everything is parsed strictly, and what cannot be read counts as absent. */
+/* See recover.h. What lies in the directory is ours, but may be cut: everything is parsed strictly, and what cannot be
+ * read counts as absent. */
 #include "vm/recover.h"
 
 #include <errno.h>
@@ -112,7 +113,8 @@ static int carries_uuid(pid_t pid, const char *uuid)
 	KATA_AUTO(free) char *data = NULL;
 	size_t length = 0;
 
-	return path && uuid[0] && kata__read_file(path, CMDLINE_MAX, &data, &length, NULL) == 0 && contains(data, length, uuid);
+	return path && uuid[0] && kata__read_file(path, CMDLINE_MAX, &data, &length, NULL) == 0 &&
+	       contains(data, length, uuid);
 }
 
 /* The identity is checked before and after the look at the command line, so that both are of one process. */
@@ -188,7 +190,8 @@ static int lock_dir(struct kata__leftover *l, kata_error **err)
 		return kata__fail_errno(err, errno, "cannot open %s", l->dir);
 	if (flock(l->lock_fd, LOCK_EX | LOCK_NB) < 0)
 		return errno == EWOULDBLOCK
-			       ? kata__fail(err, KATA_E_BUSY, HOST, "another process takes %s over or recovers it just now", l->dir)
+			       ? kata__fail(err, KATA_E_BUSY, HOST,
+					    "another process takes %s over or recovers it just now", l->dir)
 			       : kata__fail_errno(err, errno, "cannot lock %s", l->dir);
 	return 0;
 }
@@ -252,7 +255,8 @@ static int await_end(const struct kata__leftover *l, uint64_t deadline_ns, kata_
 	while (n < 0 && errno == EINTR);
 	if (n > 0)
 		return 0;
-	return kata__fail(err, KATA_E_TIMEOUT, HOST, "the VMM of '%s', process %d, was killed and does not end", l->id, (int)l->vmm_pid);
+	return kata__fail(err, KATA_E_TIMEOUT, HOST, "the VMM of '%s', process %d, was killed and does not end", l->id,
+			  (int)l->vmm_pid);
 }
 
 int kata__leftover_remove(struct kata__leftover *l, uint64_t deadline_ns, kata_error **err)
@@ -267,7 +271,8 @@ int kata__leftover_set_free(struct kata__leftover *l, uint64_t epoch, kata_error
 	struct kata__owner owner = l->owner;
 
 	if (!l->has_owner || l->owner_lives)
-		return kata__fail(err, KATA_E_STATE, HOST, "the machine '%s' %s", l->id, l->has_owner ? "has an owner" : "has no owner.json");
+		return kata__fail(err, KATA_E_STATE, HOST, "the machine '%s' %s", l->id,
+				  l->has_owner ? "has an owner" : "has no owner.json");
 	if (owner.process.pid == 0 && owner.epoch == epoch)
 		return 0;
 	owner.process = (struct kata__process_identity){0};

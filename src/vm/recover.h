@@ -2,35 +2,37 @@
 #ifndef KATA_VM_RECOVER_H
 #define KATA_VM_RECOVER_H
 /*
- * What a VM's directory says about its machine to a process that did not make it. Knows the files every driver with a directory keeps:
- * owner.json, released.json, journal, and vmm.pid, which the VMM's process writes about itself before it execs. Blocking (files).
+ * What a VM's directory says about its machine to a process that did not make it. Knows the files every driver with a
+ * directory keeps: owner.json, released.json, journal, and vmm.pid, which the VMM's process writes about itself before
+ * it execs. Blocking (files).
  *
- * Who is the VMM: the process named in vmm.pid, if it lives, and if its command line carries the machine's UUID. Anything else
- * is a stranger with a recycled pid, and is left alone.
+ * Who is the VMM: the process named in vmm.pid, if it lives, and if its command line carries the machine's UUID.
+ * Anything else is a stranger with a recycled pid, and is left alone.
  *
- * A directory without owner.json is being made, or being removed, or was left in the middle of either: in all three no VMM lives, so
- * removing it harms nobody (a start that is still at it fails cleanly). A moment's grace spares it that.
+ * A directory without owner.json is being made, or being removed, or was left in the middle of either: in all three no
+ * VMM lives, so removing it harms nobody (a start that is still at it fails cleanly). A moment's grace spares it that.
  */
 #include "vm/vm.h"
 
 struct kata__leftover {
 	char *dir;
 	char id[65];
-	int lock_fd;           /* held from open to close */
+	int lock_fd; /* held from open to close */
 	struct kata__owner owner;
-	bool has_owner;        /* owner.json was there and good */
+	bool has_owner; /* owner.json was there and good */
 	bool owner_lives;
-	bool released;         /* released.json is there: a release was complete, and no rebuild since */
+	bool released; /* released.json is there: a release was complete, and no rebuild since */
 	uint64_t released_epoch;
-	char *interrupted;     /* "start/spawn": the last step that began and was not undone; or NULL */
-	int vmm_pidfd;         /* -1: no VMM lives */
+	char *interrupted; /* "start/spawn": the last step that began and was not undone; or NULL */
+	int vmm_pidfd;     /* -1: no VMM lives */
 	pid_t vmm_pid;
-	bool doubtful;         /* a process lives that may be the VMM, but nothing left can prove it */
+	bool doubtful; /* a process lives that may be the VMM, but nothing left can prove it */
 };
 
-/* NOT_FOUND: no such directory (any more). BUSY: another process recovers it or takes it over. grace: waits up to a second for files
- * that are just being written. */
-int kata__leftover_open(const char *state_dir, const char *id, bool grace, struct kata__leftover *ret, kata_error **err);
+/* NOT_FOUND: no such directory (any more). BUSY: another process recovers it or takes it over. grace: waits up to a
+ * second for files that are just being written. */
+int kata__leftover_open(const char *state_dir, const char *id, bool grace, struct kata__leftover *ret,
+			kata_error **err);
 void kata__leftover_close(struct kata__leftover *l);
 /* SIGKILL to the VMM, if one lives. Does not wait. PERMISSION. */
 int kata__leftover_kill(struct kata__leftover *l, kata_error **err);
@@ -41,7 +43,7 @@ int kata__leftover_set_free(struct kata__leftover *l, uint64_t epoch, kata_error
 
 /* The epoch in a VM's record; 0 when it has none that can be read. */
 uint64_t kata__vm_record_epoch(const char *json, size_t length);
-/* [leader] A rebuild that is being undone: the release that follows leaves the machine at the epoch that it had before, so that the record
- * it was rebuilt from stays good. Nothing may have changed in between. */
+/* [leader] A rebuild that is being undone: the release that follows leaves the machine at the epoch that it had before,
+ * so that the record it was rebuilt from stays good. Nothing may have changed in between. */
 void kata__vm_rewind_epoch(kata_vm *vm);
 #endif

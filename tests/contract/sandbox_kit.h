@@ -93,12 +93,14 @@ KIT_FN void kit_run(struct kit *k, const char *id, const char *args)
 	fixture_assert_ok(kata_sandbox_start_container(k->s, id, NULL, &err), err);
 }
 
-KIT_FN int kit_try_exec(struct kit *k, const char *id, const char *exec_id, const char *args, bool terminal, kata_error **err)
+KIT_FN int kit_try_exec(struct kit *k, const char *id, const char *exec_id, const char *args, bool terminal,
+			kata_error **err)
 {
 	kata_process_config config = KATA_PROCESS_CONFIG_INIT;
 	char process[512];
 
-	snprintf(process, sizeof(process), "{\"terminal\":%s,\"user\":{\"uid\":0,\"gid\":0},\"args\":[%s],\"cwd\":\"/\"}",
+	snprintf(process, sizeof(process),
+		 "{\"terminal\":%s,\"user\":{\"uid\":0,\"gid\":0},\"args\":[%s],\"cwd\":\"/\"}",
 		 terminal ? "true" : "false", args);
 	config.exec_id = exec_id;
 	config.oci_process = process;
@@ -168,14 +170,17 @@ KIT_FN void kit_assert_reads(int fd, const char *expected)
 
 KIT_FN void kit_add_disk(struct kit *k, const char *id, kata_storage_driver driver)
 {
-	kata_storage *storage = fixture_storage(id, "/nonexistent/disk", driver);
+	kata_storage *storage;
 	kata_error *err = NULL;
+	char path[96];
 
+	snprintf(path, sizeof(path), "/nonexistent/%s", id); /* the mock opens nothing */
+	storage = fixture_storage(id, path, driver);
 	fixture_assert_ok(kata_sandbox_add_storage(k->s, storage, NULL, &err), err);
 	kata_storage_unref(storage);
 }
 
-#define KIT_ASSERT_STATE(k, state) \
-	cr_assert_eq(kata_sandbox_get_state((k)->s), (state), "state is %s, expected %s", \
+#define KIT_ASSERT_STATE(k, state)                                                                                     \
+	cr_assert_eq(kata_sandbox_get_state((k)->s), (state), "state is %s, expected %s",                              \
 		     kata_sandbox_state_get_name(kata_sandbox_get_state((k)->s)), kata_sandbox_state_get_name(state))
 #endif

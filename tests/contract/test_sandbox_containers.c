@@ -76,8 +76,8 @@ Test(sandbox_containers, an_id_that_is_taken_is_refused_and_the_first_keeps_runn
 
 Test(sandbox_containers, ids_are_checked_at_the_door)
 {
-	static const char *const bad[] = {"", "-a", "a/b", "..", "a b",
-					  "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+	static const char *const bad[] = {
+		"", "-a", "a/b", "..", "a b", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
 	struct kit k;
 	kata_error *err = NULL;
 
@@ -100,7 +100,8 @@ static void assert_spec_fails(struct kit *k, const char *spec, int status, const
 	config.id = "c1";
 	config.oci_spec = spec;
 	fixture_assert_fails(kata_sandbox_add_container(k->s, &config, NULL, &err), status, err);
-	cr_assert(strstr(kata_error_get_message(err), says), "'%s' does not say '%s'", kata_error_get_message(err), says);
+	cr_assert(strstr(kata_error_get_message(err), says), "'%s' does not say '%s'", kata_error_get_message(err),
+		  says);
 	error_clear(&err);
 	cr_assert_eq(kata_sandbox_get_container_count(k->s), 0);
 }
@@ -116,10 +117,13 @@ Test(sandbox_containers, a_bad_spec_is_refused_with_the_name_of_the_field)
 	assert_spec_fails(&k, "{\"root\":{\"path\":\"/\"}}", KATA_E_INVALID, "process");
 	assert_spec_fails(&k, "{\"process\":{},\"root\":{\"path\":\"/\"}}", KATA_E_INVALID, "process.args");
 	assert_spec_fails(&k, "{\"process\":{\"args\":[]},\"root\":{\"path\":\"/\"}}", KATA_E_INVALID, "process.args");
-	assert_spec_fails(&k, "{\"process\":{\"args\":[1]},\"root\":{\"path\":\"/\"}}", KATA_E_INVALID, "process.args[0]");
+	assert_spec_fails(&k, "{\"process\":{\"args\":[1]},\"root\":{\"path\":\"/\"}}", KATA_E_INVALID,
+			  "process.args[0]");
 	assert_spec_fails(&k, "{\"process\":{\"args\":[\"a\"]}}", KATA_E_INVALID, "root.path");
-	assert_spec_fails(&k, "{\"process\":{\"args\":[\"a\"]},\"root\":{\"path\":\"storage:\"}}", KATA_E_INVALID, "root.path");
-	assert_spec_fails(&k, "{\"process\":{\"args\":[\"a\"]},\"root\":{\"path\":\"storage:d/../x\"}}", KATA_E_INVALID, "..");
+	assert_spec_fails(&k, "{\"process\":{\"args\":[\"a\"]},\"root\":{\"path\":\"storage:\"}}", KATA_E_INVALID,
+			  "root.path");
+	assert_spec_fails(&k, "{\"process\":{\"args\":[\"a\"]},\"root\":{\"path\":\"storage:d/../x\"}}", KATA_E_INVALID,
+			  "..");
 	kit_deinit(&k);
 }
 
@@ -128,9 +132,11 @@ Test(sandbox_containers, a_spec_that_names_an_unplugged_storage_is_refused_with_
 	struct kit k;
 
 	kit_init(&k);
-	assert_spec_fails(&k, "{\"process\":{\"args\":[\"echo\"]},\"root\":{\"path\":\"storage:rootfs\"}}", KATA_E_NOT_FOUND, "'rootfs'");
+	assert_spec_fails(&k, "{\"process\":{\"args\":[\"echo\"]},\"root\":{\"path\":\"storage:rootfs\"}}",
+			  KATA_E_NOT_FOUND, "'rootfs'");
 	assert_spec_fails(&k,
-			  "{\"process\":{\"args\":[\"echo\"]},\"root\":{\"path\":\"/r\"},\"mounts\":[{\"destination\":\"/d\",\"source\":"
+			  "{\"process\":{\"args\":[\"echo\"]},\"root\":{\"path\":\"/"
+			  "r\"},\"mounts\":[{\"destination\":\"/d\",\"source\":"
 			  "\"storage:data/sub\",\"type\":\"bind\"}]}",
 			  KATA_E_NOT_FOUND, "'data'");
 	kit_deinit(&k);
@@ -160,10 +166,10 @@ Test(sandbox_containers, what_is_not_there_is_not_found)
 	int fd;
 
 	kit_init(&k);
-#define NOT_FOUND(call) \
-	do { \
-		fixture_assert_fails((call), KATA_E_NOT_FOUND, err); \
-		error_clear(&err); \
+#define NOT_FOUND(call)                                                                                                \
+	do {                                                                                                           \
+		fixture_assert_fails((call), KATA_E_NOT_FOUND, err);                                                   \
+		error_clear(&err);                                                                                     \
 	} while (0)
 	NOT_FOUND(kata_sandbox_start_container(k.s, "nope", NULL, &err));
 	NOT_FOUND(kata_sandbox_remove_container(k.s, "nope", NULL, &err));
@@ -367,7 +373,8 @@ Test(sandbox_containers, execs_come_and_go_without_end)
 		cr_assert_eq(kit_wait(&k, "c1", id), 4);
 	}
 	cr_assert_leq(info_at(&k, 0).exec_count, 258, "old ones are forgotten");
-	fixture_assert_fails(kata_sandbox_wait_process(k.s, "c1", "probe-0", NULL, &status, &err), KATA_E_NOT_FOUND, err);
+	fixture_assert_fails(kata_sandbox_wait_process(k.s, "c1", "probe-0", NULL, &status, &err), KATA_E_NOT_FOUND,
+			     err);
 	error_clear(&err);
 	kit_deinit(&k);
 }

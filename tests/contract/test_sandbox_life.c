@@ -94,12 +94,14 @@ Test(sandbox_life, bad_options_are_refused_by_name)
 
 	kit_init_new(&k);
 	options.id = "no/slash";
-	fixture_assert_fails(kata_sandbox_create(k.f.context, &options, k.builder, &config, NULL, NULL, &s, &err), KATA_E_INVALID, err);
+	fixture_assert_fails(kata_sandbox_create(k.f.context, &options, k.builder, &config, NULL, NULL, &s, &err),
+			     KATA_E_INVALID, err);
 	cr_assert(strstr(kata_error_get_message(err), "options.id"));
 	error_clear(&err);
 	options.id = NULL;
 	options.dns = dns;
-	fixture_assert_fails(kata_sandbox_create(k.f.context, &options, k.builder, &config, NULL, NULL, &s, &err), KATA_E_INVALID, err);
+	fixture_assert_fails(kata_sandbox_create(k.f.context, &options, k.builder, &config, NULL, NULL, &s, &err),
+			     KATA_E_INVALID, err);
 	cr_assert(strstr(kata_error_get_message(err), "options.dns[0]"));
 	error_clear(&err);
 	cr_assert_null(s);
@@ -132,11 +134,11 @@ static void assert_all_forbidden(struct kit *k, const char *state)
 	int fd = -1;
 
 	interface.name = "eth0";
-#define FORBIDDEN(call) \
-	do { \
-		fixture_assert_fails((call), KATA_E_STATE, err); \
-		cr_assert(strstr(kata_error_get_message(err), state), "%s", kata_error_get_message(err)); \
-		error_clear(&err); \
+#define FORBIDDEN(call)                                                                                                \
+	do {                                                                                                           \
+		fixture_assert_fails((call), KATA_E_STATE, err);                                                       \
+		cr_assert(strstr(kata_error_get_message(err), state), "%s", kata_error_get_message(err));              \
+		error_clear(&err);                                                                                     \
 	} while (0)
 	FORBIDDEN(kata_sandbox_add_storage(k->s, storage, NULL, &err));
 	FORBIDDEN(kata_sandbox_remove_storage(k->s, "d", NULL, &err));
@@ -218,7 +220,8 @@ Test(sandbox_life, everything_is_refused_after_the_release_the_destroy_included)
 	error_clear(&err);
 	fixture_assert_fails(kata_sandbox_shutdown(k.s, NULL, &err), KATA_E_STATE, err);
 	error_clear(&err);
-	fixture_assert_ok(kata_sandbox_build_from_released(k.f.context, json, 0, k.builder, NULL, NULL, &again, &err), err);
+	fixture_assert_ok(kata_sandbox_build_from_released(k.f.context, json, 0, k.builder, NULL, NULL, &again, &err),
+			  err);
 	kata_sandbox_unref(k.s);
 	k.s = again;
 	free(json);
@@ -272,6 +275,27 @@ Test(sandbox_life, an_agent_that_is_lost_ends_the_sandbox_and_destroy_still_work
 	assert_becomes_readable(kata_sandbox_get_ended_fd(k.s));
 	KIT_ASSERT_STATE(&k, KATA_SANDBOX_ENDED);
 	cr_assert_eq(kata_sandbox_get_container_count(k.s), 0);
+	kit_deinit(&k);
+}
+
+Test(sandbox_life, an_agent_that_goes_while_nobody_calls_it_is_noticed_too)
+{
+	kata_op_options options = KATA_OP_OPTIONS_INIT;
+	kata_agent_request request = {.size = sizeof(request), .method = KATA_AGENT_CHECK};
+	struct kit k;
+	kata_agent *agent;
+	kata_op *op = NULL;
+	kata_error *err = NULL;
+
+	kit_init(&k);
+	agent = kata_sandbox_get_agent(k.s);
+	fixture_assert_ok(kata_mock_set_failure(k.builder, KATA_MOCK_AGENT_CALL, KATA_E_GONE, 1, &err), err);
+	fixture_assert_ok(kata_agent_call_begin(agent, &request, &options, &op, &err),
+			  err); /* not a call of the sandbox */
+	assert_becomes_readable(kata_sandbox_get_ended_fd(k.s));
+	KIT_ASSERT_STATE(&k, KATA_SANDBOX_ENDED);
+	kata_op_unref(op);
+	kata_agent_unref(agent);
 	kit_deinit(&k);
 }
 

@@ -148,7 +148,8 @@ Test(sandbox_stdio, a_reader_that_goes_away_raises_no_signal_and_frees_the_strea
 	free(kit_read(out, 1000, NULL));
 	close(out);
 	/* The stream is free again once the library has noticed: a moment, but not this thread's. */
-	while ((rc = kata_sandbox_open_stdio(k.s, "c1", NULL, NULL, &out, NULL, &err)) == KATA_E_BUSY && tries++ < 1000) {
+	while ((rc = kata_sandbox_open_stdio(k.s, "c1", NULL, NULL, &out, NULL, &err)) == KATA_E_BUSY &&
+	       tries++ < 1000) {
 		error_clear(&err);
 		usleep(1000);
 	}
@@ -295,7 +296,9 @@ Test(sandbox_stdio, release_ends_every_stream_and_the_next_owner_opens_them_anew
 	cr_assert_eq(read(out, &byte, 1), 0);
 	close(in);
 	close(out);
-	fixture_assert_ok(kata_sandbox_build_from_released(k.f.context, json, strlen(json), k.builder, NULL, NULL, &next, &err), err);
+	fixture_assert_ok(
+		kata_sandbox_build_from_released(k.f.context, json, strlen(json), k.builder, NULL, NULL, &next, &err),
+		err);
 	kata_sandbox_unref(k.s);
 	k.s = next;
 	free(json);
