@@ -16,6 +16,7 @@
 #include "vm/mock/mock_call.h"
 
 #define READ_MAX (1u << 20)
+#define GUEST_FEATURE "libkata.guest" /* how our agent tells that it has the service kata.Guest */
 
 typedef bool (*method_fn)(struct kata__mock_agent *a, struct kata__mock_call *call, const void *request);
 
@@ -178,6 +179,7 @@ static bool get_oom_event(struct kata__mock_agent *a, struct kata__mock_call *ca
 static bool guest_details(struct kata__mock_agent *a, struct kata__mock_call *call, const void *request)
 {
 	char *handlers[] = {(char *)"blk", (char *)"scsi", (char *)"ephemeral"};
+	char *features[] = {(char *)GUEST_FEATURE};
 	Grpc__AgentDetails details = GRPC__AGENT_DETAILS__INIT;
 	Grpc__GuestDetailsResponse r = GRPC__GUEST_DETAILS_RESPONSE__INIT;
 
@@ -185,6 +187,8 @@ static bool guest_details(struct kata__mock_agent *a, struct kata__mock_call *ca
 	details.init_daemon = true;
 	details.storage_handlers = handlers;
 	details.n_storage_handlers = kata__array_size(handlers);
+	details.extra_features = features;
+	details.n_extra_features = kata__array_size(features);
 	r.mem_block_size_bytes = UINT64_C(128) << 20;
 	r.agent_details = &details;
 	kata__mock_call_answer(call, &r.base);
