@@ -619,9 +619,8 @@ Test(ttrpc_client, is_lost_when_the_peer_only_stops_reading)
 
 static void then_free(struct loop_test *t, struct end *end)
 {
-	kata__ttrpc_client_free(t->client);
-	t->client = NULL;
-	t->then = NULL;
+	t->then = NULL; /* the calls that the free ends come here too */
+	kata__ttrpc_client_free(kata__take_ptr(t->client));
 }
 
 Test(ttrpc_client, may_be_freed_by_the_function_that_ends_a_call)
