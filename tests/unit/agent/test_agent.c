@@ -105,7 +105,7 @@ Test(agent, of_the_callers_own_is_connected_and_knows_nothing_of_itself)
 	fixture_init(&f, true, KATA_CONTEXT_EXTERNAL_LOOP);
 	agent = make(&f, &o, &own_ops);
 	cr_assert_eq(kata_agent_get_state(agent), KATA_AGENT_CONNECTED);
-	cr_assert_str_empty(kata_agent_get_version(agent));
+	cr_assert_str_eq(kata_agent_get_version(agent), "");
 	cr_assert_not(kata_agent_has_guest_service(agent));
 	kata_agent_unref(agent);
 	cr_assert_eq(o.frees, 1u);

@@ -34,7 +34,7 @@ Test(kata_request, check_asks_nothing)
 {
 	Grpc__CheckRequest *m = over_the_wire(REQUEST(.method = KATA_AGENT_CHECK), 0, KATA__HEALTH_CHECK);
 
-	cr_assert_str_empty(m->service);
+	cr_assert_str_eq(m->service, "");
 	kata__proto_free(m);
 }
 
@@ -115,7 +115,7 @@ Test(kata_request, update_routes_says_the_family_of_each)
 			      KATA__AGENT_UPDATE_ROUTES);
 
 	cr_assert_eq(m->routes->n_routes, 3u);
-	cr_assert_str_empty(m->routes->routes[0]->dest);
+	cr_assert_str_eq(m->routes->routes[0]->dest, "");
 	cr_assert_str_eq(m->routes->routes[0]->gateway, "10.0.2.2");
 	cr_assert_eq(m->routes->routes[0]->family, GRPC__IPFAMILY__v4);
 	cr_assert_str_eq(m->routes->routes[1]->dest, "10.1.0.0/16");
@@ -254,7 +254,7 @@ Test(kata_request, signal_process_without_exec_id_means_all)
 		over_the_wire(REQUEST(.method = KATA_AGENT_SIGNAL_PROCESS, .container_id = "c1", .signal = 9), 0,
 			      KATA__AGENT_SIGNAL_PROCESS);
 
-	cr_assert_str_empty(m->exec_id);
+	cr_assert_str_eq(m->exec_id, "");
 	cr_assert_eq(m->signal, 9u);
 	kata__proto_free(m);
 }
