@@ -372,7 +372,7 @@ static int migrate_in_savepoint(struct kata__sqlite *s, int64_t from, kata_error
 	if (rc == 0)
 		rc = kata__sqlite_release(s, err);
 	if (rc < 0)
-		kata__sqlite_rollback(s);
+		kata__sqlite_rollback(s, err);
 	return rc;
 }
 

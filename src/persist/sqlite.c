@@ -224,7 +224,7 @@ static int op_remove(void *self, const char *id, kata_error **err)
 		if (rc == 0)
 			rc = kata__sqlite_release(s, err);
 		if (rc < 0)
-			kata__sqlite_rollback(s);
+			kata__sqlite_rollback(s, err);
 	}
 	kata__sqlite_leave(s);
 	return rc;

@@ -13,7 +13,7 @@
  *   sqlite_error.c  SQLite's codes to kata_error
  *
  * Invariants. 1. On a borrowed handle nothing is run but SELECT, INSERT, UPDATE, DELETE, CREATE on kata_ tables and our one
- * savepoint; no PRAGMA, no BEGIN, COMMIT or ROLLBACK, no hook, no busy handler. 2. After each call every statement is reset with its bindings
+ * savepoint; no PRAGMA, no BEGIN, COMMIT or ROLLBACK (but see kata__sqlite_rollback), no hook, no busy handler. 2. After each call every statement is reset with its bindings
  * cleared, the savepoint is gone, last_insert_rowid is what it was. 3. No statement writes before the schema was found to be ours.
  */
 #include <pthread.h>
@@ -66,6 +66,7 @@ struct kata__sqlite {
 	struct kata__taken taken;
 	/* A bit for each hash of an id: whether its row was last updated, not inserted. Being wrong costs a statement. */
 	uint64_t updated[32];
+	bool opened;            /* the savepoint began a transaction: none was open */
 	const char *operation;  /* "store", for messages */
 	const char *subject;    /* id of the sandbox, or NULL */
 };
@@ -96,10 +97,10 @@ char *kata__sqlite_expand(const struct kata__sqlite *s, const char *text);
 bool kata__sqlite_schema_changed(struct kata__sqlite *s);
 void kata__sqlite_finalize(struct kata__sqlite *s);
 
-/* All that follows is undone by _abort, kept by _commit. */
+/* All that is written after the savepoint is kept by _release, undone by _rollback, which may add a hint to the error in *err. */
 int kata__sqlite_savepoint(struct kata__sqlite *s, kata_error **err);
 int kata__sqlite_release(struct kata__sqlite *s, kata_error **err);
-void kata__sqlite_rollback(struct kata__sqlite *s);
+void kata__sqlite_rollback(struct kata__sqlite *s, kata_error **err);
 
 /* schema.c */
 struct kata__migration {

@@ -174,17 +174,17 @@ static int load_all(struct kata__sqlite *s, const char *id, struct kata_record *
 static int load_in_one(struct kata__sqlite *s, const char *id, struct kata_record *record, kata_error **err)
 {
 	int rc = kata__schema_verify(s, err);
+	int released;
 
 	if (rc == 0)
 		rc = kata__sqlite_savepoint(s, err);
 	if (rc < 0)
 		return rc;
 	rc = load_all(s, id, record, err);
-	if (rc == 0)
-		rc = kata__sqlite_release(s, err);
-	if (rc < 0)
-		kata__sqlite_rollback(s);
-	return rc;
+	released = kata__sqlite_release(s, rc < 0 ? NULL : err); /* nothing was written: there is nothing to undo */
+	if (released < 0)
+		kata__sqlite_rollback(s, err);
+	return rc < 0 ? rc : released;
 }
 
 int kata__sqlite_load_record(void *self, const char *id, kata_record **ret, kata_error **err)

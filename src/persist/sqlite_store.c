@@ -289,7 +289,7 @@ static int all_or_nothing(struct kata__sqlite *s, const struct kata_record *reco
 	if (rc == 0)
 		rc = kata__sqlite_release(s, err);
 	if (rc < 0)
-		kata__sqlite_rollback(s);
+		kata__sqlite_rollback(s, err);
 	return rc;
 }
 

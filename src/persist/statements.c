@@ -268,6 +268,7 @@ void kata__sqlite_finalize(struct kata__sqlite *s)
 
 int kata__sqlite_savepoint(struct kata__sqlite *s, kata_error **err)
 {
+	s->opened = sqlite3_get_autocommit(s->db) != 0;
 	return kata__sqlite_exec(s, KATA__SQL_SAVEPOINT, err);
 }
 
@@ -276,10 +277,22 @@ int kata__sqlite_release(struct kata__sqlite *s, kata_error **err)
 	return kata__sqlite_exec(s, KATA__SQL_RELEASE, err);
 }
 
-/* Some failures (a full disk, an I/O error) make SQLite roll the whole transaction back by itself, savepoint included:
- * these two then find nothing to do, and their failure tells nothing new. */
-void kata__sqlite_rollback(struct kata__sqlite *s)
+/* Three ends. The savepoint is undone and gone. SQLite rolled everything back by itself (a full disk, an I/O error),
+ * savepoint included. Or, on a damaged database, nothing can be undone singly: then the transaction, where our
+ * savepoint began it, is ended as a whole, and the caller's own is for him to end. */
+void kata__sqlite_rollback(struct kata__sqlite *s, kata_error **err)
 {
-	if (kata__sqlite_exec(s, KATA__SQL_ROLLBACK_TO, NULL) == 0)
-		kata__sqlite_exec(s, KATA__SQL_RELEASE, NULL);
+	bool undone = kata__sqlite_exec(s, KATA__SQL_ROLLBACK_TO, NULL) == 0 && kata__sqlite_release(s, NULL) == 0;
+
+	if (undone)
+		return;
+	if (s->opened) {
+		if (!sqlite3_get_autocommit(s->db))
+			sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+		return;
+	}
+	if (err)
+		kata__error_set_hint(*err, sqlite3_get_autocommit(s->db)
+						   ? "SQLite has rolled the whole transaction back: begin it again"
+						   : "the transaction is in doubt: roll it back");
 }
