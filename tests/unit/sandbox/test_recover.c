@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kata_recover on directories made by hand: who is killed, who is spared, what is said. */
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <kata/recover.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/text.h"
+#include "support/fixture.h"
+#include "vm/recover.h"
+
+extern char **environ;
+
+#define UUID "11111111-2222-4333-8444-555555555555"
+#define OTHER_UUID "99999999-2222-4333-8444-555555555555"
+
+/* A process that sleeps and has `word` in its command line. */
+static pid_t start_process(const char *word)
+{
+	char *argv[] = {(char *)"/bin/sh", (char *)"-c", (char *)"sleep 600; :", (char *)word, NULL};
+	posix_spawnattr_t attr;
+	pid_t pid = -1;
+
+	posix_spawnattr_init(&attr);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP); /* so that its sleep ends with it */
+	cr_assert_eq(posix_spawn(&pid, argv[0], NULL, &attr, argv, environ), 0);
+	posix_spawnattr_destroy(&attr);
+	return pid;
+}
+
+static bool is_running(pid_t pid)
+{
+	struct kata__process_identity id;
+
+	return kata__process_identity_of(pid, &id, NULL) == 0 && kata__process_is_alive(&id);
+}
+
+static void end_process(pid_t pid)
+{
+	kill(-pid, SIGKILL);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+struct directory {
+	struct fixture f;
+	char path[128];
+};
+
+static void make(struct directory *d, const char *id)
+{
+	snprintf(d->path, sizeof(d->path), "%s/vm/%s", d->f.state_dir, id);
+	cr_assert_eq(kata__mkdirs(d->path, 0700, NULL), 0);
+}
+
+static void put(struct directory *d, const char *name, const char *text)
+{
+	char *path = kata__format("%s/%s", d->path, name);
+
+	cr_assert_eq(kata__write_file_atomic(path, text, strlen(text), NULL), 0);
+	free(path);
+}
+
+static void put_pid(struct directory *d, pid_t pid)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d\n", (int)pid);
+	put(d, "vmm.pid", text);
+}
+
+/* pid 0: nobody; -1: a dead process of this boot. */
+static void put_owner(struct directory *d, pid_t pid, uint64_t epoch)
+{
+	struct kata__owner owner = {.epoch = epoch, .vm_uuid = UUID};
+
+	snprintf(owner.vm_id, sizeof(owner.vm_id), "vm");
+	cr_assert_eq(kata__process_identity_of(getpid(), &owner.process, NULL), 0);
+	if (pid == 0)
+		memset(&owner.process, 0, sizeof(owner.process));
+	else if (pid < 0)
+		owner.process.start_time--; /* this pid, but another process */
+	cr_assert_eq(kata__owner_write(d->path, &owner, NULL), 0);
+}
+
+static kata_recover_report *recover(struct directory *d, uint64_t flags)
+{
+	kata_recover_report *report = NULL;
+	kata_error *err = NULL;
+
+	fixture_assert_ok(kata_recover(d->f.context, NULL, flags, &report, &err), err);
+	return report;
+}
+
+static void assert_only(kata_recover_report *take_report, kata_recover_verdict verdict, const char *says)
+{
+	cr_assert_eq(kata_recover_report_get_count(take_report), 1);
+	cr_assert_str_eq(kata_recover_report_get_vm_id(take_report, 0), "vm");
+	cr_assert_eq(kata_recover_report_get_verdict(take_report, 0), verdict, "%s: %s",
+		     kata_recover_verdict_get_name(kata_recover_report_get_verdict(take_report, 0)),
+		     kata_recover_report_get_text(take_report, 0));
+	cr_assert(strstr(kata_recover_report_get_text(take_report, 0), says), "%s",
+		  kata_recover_report_get_text(take_report, 0));
+	kata_recover_report_free(take_report);
+}
+
+static void assert_dir(struct directory *d, bool there)
+{
+	cr_assert_eq(access(d->path, F_OK) == 0, there);
+}
+
+#define CASE(name)                                                                                                     \
+	static void name##_case(struct directory *d);                                                                  \
+	Test(recover, name)                                                                                            \
+	{                                                                                                              \
+		struct directory d;                                                                                    \
+		memset(&d, 0, sizeof(d));                                                                              \
+		fixture_init(&d.f, true, 0);                                                                           \
+		name##_case(&d);                                                                                       \
+		fixture_deinit(&d.f);                                                                                  \
+	}                                                                                                              \
+	static void name##_case(struct directory *d)
+
+CASE(an_empty_state_directory_gives_an_empty_report)
+{
+	kata_recover_report *report = recover(d, KATA_RECOVER_APPLY);
+
+	cr_assert_eq(kata_recover_report_get_count(report), 0);
+	cr_assert_null(kata_recover_report_get_vm_id(report, 0));
+	cr_assert_null(kata_recover_report_get_text(report, 0));
+	kata_recover_report_free(report);
+	kata_recover_report_free(NULL);
+}
+
+CASE(a_directory_whose_owner_lives_is_left_alone)
+{
+	make(d, "vm");
+	put_owner(d, getpid(), 1);
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_OWNED, "owns it");
+	assert_dir(d, true);
+}
+
+CASE(an_orphan_is_reported_first_and_removed_on_request)
+{
+	pid_t vmm = start_process(UUID);
+
+	make(d, "vm");
+	put_owner(d, -1, 1);
+	put_pid(d, vmm);
+	put(d, "journal", "{\"op\":\"start\",\"subject\":\"vm\",\"step\":\"spawn\",\"event\":\"begin\"}\n");
+	assert_only(recover(d, 0), KATA_RECOVER_ORPHAN, "start/spawn");
+	cr_assert(is_running(vmm));
+	assert_dir(d, true);
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "lives");
+	cr_assert(!is_running(vmm));
+	assert_dir(d, false);
+	end_process(vmm);
+}
+
+CASE(a_stranger_with_the_recorded_pid_is_never_killed)
+{
+	pid_t stranger = start_process(OTHER_UUID);
+
+	make(d, "vm");
+	put_owner(d, -1, 1);
+	put_pid(d, stranger);
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "VMM is gone");
+	cr_assert(is_running(stranger));
+	assert_dir(d, false);
+	end_process(stranger);
+}
+
+CASE(a_released_machine_is_attachable_while_its_vmm_lives_and_an_orphan_after)
+{
+	pid_t vmm = start_process(UUID);
+
+	make(d, "vm");
+	put_owner(d, 0, 3);
+	put_pid(d, vmm);
+	put(d, "released.json", "{\"epoch\":3}");
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ATTACHABLE, "released");
+	cr_assert(is_running(vmm));
+	end_process(vmm);
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "gone");
+	assert_dir(d, false);
+}
+
+CASE(a_take_over_that_was_cut_is_taken_back_to_the_released_epoch)
+{
+	pid_t vmm = start_process(UUID);
+	struct kata__owner owner;
+
+	make(d, "vm");
+	put_owner(d, -1, 4); /* it raised the epoch, then died */
+	put_pid(d, vmm);
+	put(d, "released.json", "{\"epoch\":3}");
+	assert_only(recover(d, 0), KATA_RECOVER_ATTACHABLE, "released");
+	cr_assert_eq(kata__owner_read(d->path, &owner, NULL), 0);
+	cr_assert_eq(owner.epoch, 4, "a report changes nothing");
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ATTACHABLE, "released");
+	cr_assert_eq(kata__owner_read(d->path, &owner, NULL), 0);
+	cr_assert_eq(owner.epoch, 3);
+	cr_assert_eq(owner.process.pid, 0);
+	end_process(vmm);
+}
+
+CASE(a_directory_without_owner_is_removed)
+{
+	make(d, "vm");
+	put(d, "vmm.log", "");
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "owner.json");
+	assert_dir(d, false);
+}
+
+CASE(a_directory_whose_owner_file_is_cut_is_removed_when_no_vmm_can_live)
+{
+	make(d, "vm");
+	put(d, "owner.json", "{\"format\":\"kata-ow");
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "owner.json");
+	assert_dir(d, false);
+}
+
+CASE(a_directory_whose_owner_file_is_cut_is_kept_while_the_recorded_process_lives)
+{
+	pid_t maybe = start_process(UUID);
+
+	make(d, "vm");
+	put(d, "owner.json", "{");
+	put_pid(d, maybe);
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_FAILED, "by hand");
+	cr_assert(is_running(maybe));
+	assert_dir(d, true);
+	end_process(maybe);
+}
+
+CASE(pid_files_full_of_nonsense_name_nobody)
+{
+	static const char *const texts[] = {"", "\n", "1\n", "0\n", "-5\n", "99999999999\n", "12 13\n", "abc\n", "77"};
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		make(d, "vm");
+		put_owner(d, -1, 1);
+		put(d, "vmm.pid", texts[i]);
+		assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "gone");
+	}
+}
+
+CASE(what_is_not_a_directory_or_has_no_good_name_is_not_touched)
+{
+	char *target = kata__format("%s/precious", d->f.dir);
+	char *link_path = kata__format("%s/vm/link", d->f.state_dir);
+	char *keep = kata__format("%s/keep", target);
+	kata_recover_report *report;
+
+	make(d, ".hidden");
+	cr_assert_eq(kata__mkdirs(target, 0700, NULL), 0);
+	cr_assert_eq(kata__write_file_atomic(keep, "x", 1, NULL), 0);
+	cr_assert_eq(symlink(target, link_path), 0);
+	report = recover(d, KATA_RECOVER_APPLY);
+	cr_assert_eq(kata_recover_report_get_count(report), 1);
+	cr_assert_eq(kata_recover_report_get_verdict(report, 0), KATA_RECOVER_FAILED);
+	kata_recover_report_free(report);
+	cr_assert_eq(access(keep, F_OK), 0);
+	assert_dir(d, true);
+	free(target);
+	free(link_path);
+	free(keep);
+}
+
+CASE(a_directory_that_somebody_works_on_is_left_to_him)
+{
+	struct kata__leftover l;
+
+	make(d, "vm");
+	put_owner(d, -1, 1);
+	cr_assert_eq(kata__leftover_open(d->f.state_dir, "vm", false, &l, NULL), 0);
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_OWNED, "just now");
+	assert_dir(d, true);
+	kata__leftover_close(&l);
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "");
+	assert_dir(d, false);
+}
+
+CASE(many_are_reported_in_order_and_each_gets_its_own_verdict)
+{
+	kata_recover_report *report;
+
+	make(d, "b");
+	put_owner(d, getpid(), 1);
+	make(d, "a");
+	put_owner(d, -1, 1);
+	make(d, "c");
+	report = recover(d, KATA_RECOVER_APPLY);
+	cr_assert_eq(kata_recover_report_get_count(report), 3);
+	cr_assert_str_eq(kata_recover_report_get_vm_id(report, 0), "a");
+	cr_assert_eq(kata_recover_report_get_verdict(report, 0), KATA_RECOVER_ORPHAN);
+	cr_assert_str_eq(kata_recover_report_get_vm_id(report, 1), "b");
+	cr_assert_eq(kata_recover_report_get_verdict(report, 1), KATA_RECOVER_OWNED);
+	cr_assert_str_eq(kata_recover_report_get_vm_id(report, 2), "c");
+	cr_assert_eq(kata_recover_report_get_verdict(report, 2), KATA_RECOVER_ORPHAN);
+	kata_recover_report_free(report);
+}
+
+CASE(unknown_flags_and_missing_arguments_are_refused)
+{
+	kata_recover_report *report = NULL;
+	kata_error *err = NULL;
+
+	fixture_assert_fails(kata_recover(d->f.context, NULL, 2, &report, &err), KATA_E_INVALID, err);
+	error_clear(&err);
+	fixture_assert_fails(kata_recover(NULL, NULL, 0, &report, &err), KATA_E_INVALID, err);
+	error_clear(&err);
+	fixture_assert_fails(kata_recover(d->f.context, NULL, 0, NULL, &err), KATA_E_INVALID, err);
+	error_clear(&err);
+	cr_assert_str_eq(kata_recover_verdict_get_name(KATA_RECOVER_ORPHAN), "orphan");
+	cr_assert_str_eq(kata_recover_verdict_get_name((kata_recover_verdict)9), "unknown");
+}
