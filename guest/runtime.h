@@ -48,7 +48,7 @@ enum runtime_verb {
 };
 int runtime_do(struct runtime *rt, enum runtime_verb verb, const char *id, runtime_done_fn done, void *user,
 	       kata_error **err);
-/* Runs fn once no job is under way (now, if so): until then jobs hold copies of our mounts. One at a time: false when
- * another waits already. */
+/* Runs fn once no job is under way (now, if so): until then jobs hold copies of our mounts. False when too many wait.
+ */
 bool runtime_when_idle(struct runtime *rt, void (*fn)(void *user), void *user);
 #endif

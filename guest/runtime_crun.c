@@ -31,7 +31,7 @@
 #define STATE_DIR "/run/crun"
 #define JOBS_DIR "/run/kata-agent/jobs"
 #define ARGS_MAX 24
-#define LOG_MAX 4096
+#define IDLE_WAITERS_MAX 64
 
 struct runtime {
 	struct kata__loop *loop;
@@ -39,8 +39,11 @@ struct runtime {
 	int exe_fd;
 	uint64_t next_job;
 	size_t job_count;
-	void (*idle)(void *user);
-	void *idle_user;
+	struct idle_waiter {
+		void (*fn)(void *user);
+		void *user;
+	} idle[IDLE_WAITERS_MAX];
+	size_t idle_count;
 };
 
 struct job {
@@ -225,14 +228,14 @@ static void on_exit_of_crun(void *user, int status)
 	runtime_done_fn done = job->done;
 	void *done_user = job->user;
 	struct runtime_result r;
-	void (*idle)(void *user);
 
 	read_result(job, status, &r);
 	job_free(job);
 	done(done_user, &r);
-	if (rt->job_count == 0 && (idle = rt->idle)) {
-		rt->idle = NULL;
-		idle(rt->idle_user);
+	while (rt->job_count == 0 && rt->idle_count > 0) {
+		struct idle_waiter w = rt->idle[--rt->idle_count];
+
+		w.fn(w.user);
 	}
 }
 
@@ -242,10 +245,9 @@ bool runtime_when_idle(struct runtime *rt, void (*fn)(void *user), void *user)
 		fn(user);
 		return true;
 	}
-	if (rt->idle)
+	if (rt->idle_count == IDLE_WAITERS_MAX)
 		return false;
-	rt->idle = fn;
-	rt->idle_user = user;
+	rt->idle[rt->idle_count++] = (struct idle_waiter){.fn = fn, .user = user};
 	return true;
 }
 

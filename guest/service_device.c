@@ -18,6 +18,7 @@
 #include "base/text.h"
 #include "guest/device_wait.h"
 #include "guest/guest.h"
+#include "guest/runtime.h"
 
 struct await {
 	struct call *call;
@@ -80,6 +81,8 @@ struct offline {
 	enum device_kind kind;
 	char address[64];
 	char name[DEVICE_NAME_MAX];
+	struct guest *guest;
+	bool is_second; /* look */
 	int rc;         /* -errno */
 	const char *at; /* what failed */
 };
@@ -112,10 +115,24 @@ static void offline_work(struct kata__work *work)
 	}
 }
 
+static void offline_again(void *user)
+{
+	struct offline *o = user;
+
+	if (kata__loop_work(o->guest->loop, &o->work, NULL) != 0)
+		o->work.done(&o->work);
+}
+
 static void offline_done(struct kata__work *work)
 {
 	struct offline *o = kata__container_of(work, struct offline, work);
 
+	/* The runtime at work on any container holds copies of our mounts, of file systems that are unmounted too. */
+	if (o->rc == -EBUSY && !o->is_second) {
+		o->is_second = true;
+		if (runtime_when_idle(o->guest->runtime, offline_again, o))
+			return;
+	}
 	if (o->call) {
 		call_park(o->call, NULL, NULL);
 		if (o->rc == 0)
@@ -149,6 +166,7 @@ static int offline_begin(struct guest *guest, struct call *call, const Grpc__Off
 	o = calloc(1, sizeof(*o));
 	if (!o)
 		return kata__fail_no_memory(err);
+	o->guest = guest;
 	o->call = call;
 	o->kind = kind;
 	snprintf(o->address, sizeof(o->address), "%s", q->address);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A libsystemd.so.0 for a guest without systemd. Debian's crun is linked against the real one, for cgroups managed by
- * systemd and for logging to its journal; the guest has neither. The real one would bring five more libraries: 3.4 MiB of
- * the image's memory, and a tenth of the time of every container operation.
+ * systemd and for logging to its journal; the guest has neither. The real one would bring five more libraries: 3.4 MiB
+ * of the image's memory, and a tenth of the time of every container operation.
  *
  * Every function answers that it cannot: a crun that was told to use systemd fails and says so.
  */
