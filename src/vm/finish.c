@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#include "base/fd.h"
+
 static void finish_start(kata_vm *vm, int status)
 {
 	struct kata__vm_shared *s = vm->shared;
@@ -145,6 +147,9 @@ void kata__vm_finish_device(kata_op *op, int status, kata_error **error)
 	kata_vm *vm = d->vm;
 	kata_vm_state state;
 
+	kata__image_close(
+		&d->image); /* what the driver has not passed on; the op itself may be kept for its timeline */
+	kata__close_fd(&d->tap_fd);
 	if (status < 0 && error && is_worth_explaining(status))
 		kata__vm_explain(vm, *error);
 	publish(vm, op, d, status);
