@@ -259,11 +259,27 @@ static int await_end(const struct kata__leftover *l, uint64_t deadline_ns, kata_
 			  (int)l->vmm_pid);
 }
 
+/* <state_dir>/vm goes with the last VM in it. */
+static void remove_parent(const char *dir)
+{
+	KATA_AUTO(free) char *parent = kata__strdup(dir);
+
+	if (!parent)
+		return;
+	*strrchr(parent, '/') = '\0';
+	if (rmdir(parent) < 0)
+		return; /* others live in it */
+}
+
 int kata__leftover_remove(struct kata__leftover *l, uint64_t deadline_ns, kata_error **err)
 {
 	int rc = await_end(l, deadline_ns, err);
 
-	return rc < 0 ? rc : kata__remove_tree(l->dir, err);
+	if (rc == 0)
+		rc = kata__remove_tree(l->dir, err);
+	if (rc == 0)
+		remove_parent(l->dir);
+	return rc;
 }
 
 int kata__leftover_set_free(struct kata__leftover *l, uint64_t epoch, kata_error **err)

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define FIRST_REPEAT_MS 2000u
+#define SILENCE_MS 1000u /* of the monitor, in an undo: then another connection is tried */
 #define RECONNECTS_MAX 3u
 
 /* In the list from before the device_del to the op's finish. */
@@ -25,6 +26,7 @@ struct kata__qemu_waiter {
 	bool armed; /* the op waits for it */
 	bool deleted;
 	bool answered; /* QEMU has replied to the last device_del */
+	bool was_silent;
 	unsigned reconnects;
 	uint64_t repeat_ms;
 	struct kata__timer *repeat;
@@ -91,6 +93,8 @@ static void on_reply(void *user, const json_t *value, kata_error *take_err)
 
 	if (w)
 		w->answered = !take_err || kata_error_get_status(take_err) == KATA_E_VMM;
+	if (w && w->answered)
+		r->q->silent = false;
 	if (w && kata__qemu_says_absent(take_err))
 		kata__qemu_on_deleted(r->q, r->name);
 	else if (w && kata_error_get_status(take_err) == KATA_E_VMM && !says_pending(take_err))
@@ -135,8 +139,17 @@ static void on_repeat(void *user)
 
 	w->repeat = NULL;
 	w->repeat_ms *= 2;
-	if (kata__op_is_undoing(w->op) && !w->answered) /* a monitor that is stuck: try another connection */
+	if (kata__op_is_undoing(w->op) && !w->answered) {
+		if (w->was_silent) {
+			w->q->silent = true;
+			kata__fail(&err, KATA_E_TIMEOUT, VMM,
+				   "QEMU does not answer device_del, not on a new connection either");
+			resume(w, err);
+			return;
+		}
+		w->was_silent = true;
 		kata__qmp_close(kata__take_ptr(w->q->qmp), NULL);
+	}
 	if (send_request(w, &err) == 0)
 		(void)kata__timer_add(kata__context_loop(w->q->vm->ctx), kata__deadline_in_ms(w->repeat_ms), on_repeat,
 				      w, &w->repeat, NULL);
@@ -216,6 +229,9 @@ int kata__qemu_undo_device(kata_op *op, const char *name, kata_error **err)
 	if (rc)
 		return rc;
 	w = waiter_of(op);
+	if (w->q->silent)
+		return kata__fail(err, KATA_E_TIMEOUT, VMM, "QEMU has stopped answering: device_del was not sent");
+	w->repeat_ms = SILENCE_MS;
 	rc = send_request(w, &failure);
 	if (rc == KATA_E_GONE) { /* QEMU has ended, and the device with it */
 		kata_error_free(failure);

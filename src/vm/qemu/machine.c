@@ -15,7 +15,7 @@
 #include "base/text.h"
 
 #define LAST_WORDS_MAX 4096
-#define SILENCE_MS 1000 /* an undo's command, x the op's scale */
+#define SILENCE_MS 1000u /* of the monitor after an undo's command; it does not depend on the guest's speed */
 #define RESENDS_MAX 3u
 
 /* ---- life */
@@ -121,6 +121,7 @@ static void on_event(void *user, const char *name, const json_t *data)
 	struct kata__qemu *q = user;
 	const char *device = json_string_value(json_object_get(data, "device"));
 
+	q->silent = false;
 	if (strcmp(name, "DEVICE_DELETED") == 0 && device)
 		kata__qemu_on_deleted(q, device);
 }
@@ -187,7 +188,10 @@ struct call {
 	kata_op *op; /* referenced */
 	uint64_t token;
 	kata__qemu_check_fn check;
-	/* An undo must get its answer: it is sent again when the connection breaks or stays silent. */
+	/* An undo must get its answer: it is sent again when the connection breaks, or once when it stays silent. A
+	 * step's own command is not, also not when its op is being undone meanwhile. */
+	bool is_undo;
+	bool was_silent;
 	const char *command;
 	json_t *args;
 	unsigned resends;
@@ -211,6 +215,7 @@ static struct call *call_new(kata_op *op, const char *command, json_t *args, kat
 				   .op = kata_op_ref(op),
 				   .token = kata__op_token(op),
 				   .check = check,
+				   .is_undo = kata__op_is_undoing(op),
 				   .command = command,
 				   .args = json_incref(args)};
 	return c;
@@ -224,17 +229,28 @@ static void on_silence(void *user)
 	struct call *c = user;
 
 	c->silence = NULL;
-	kata__fail(&why, KATA_E_GONE, VMM, "QEMU did not answer %s: connecting to its monitor anew", c->command);
+	if (c->was_silent) {
+		c->q->silent = true;
+		kata__fail(&why, KATA_E_TIMEOUT, VMM, "QEMU does not answer %s, not on a new connection either",
+			   c->command);
+	} else {
+		c->was_silent = true;
+		kata__fail(&why, KATA_E_GONE, VMM, "QEMU did not answer %s: connecting to its monitor anew",
+			   c->command);
+	}
 	kata__qmp_close(kata__take_ptr(c->q->qmp), why);
 }
 
 static int call_send(struct call *c, int fd, kata_error **err)
 {
-	int rc = kata__qemu_ensure_connected(c->q, err);
+	uint64_t wait_ms = c->was_silent ? 2 * SILENCE_MS : SILENCE_MS;
+	int rc;
 
-	if (!rc && kata__op_is_undoing(c->op) && !c->silence)
-		rc = kata__timer_add(kata__context_loop(c->q->vm->ctx),
-				     kata__deadline_in_ms((uint64_t)SILENCE_MS * kata__op_scale(c->op)), on_silence, c,
+	if (c->is_undo && c->q->silent)
+		return kata__fail(err, KATA_E_TIMEOUT, VMM, "QEMU has stopped answering: %s was not sent", c->command);
+	rc = kata__qemu_ensure_connected(c->q, err);
+	if (!rc && c->is_undo && !c->silence)
+		rc = kata__timer_add(kata__context_loop(c->q->vm->ctx), kata__deadline_in_ms(wait_ms), on_silence, c,
 				     &c->silence, err);
 	return rc ? rc : kata__qmp_execute(c->q->qmp, c->command, json_incref(c->args), fd, on_reply, c, err);
 }
@@ -249,7 +265,9 @@ static void on_reply(void *user, const json_t *value, kata_error *take_err)
 	struct call *c = user;
 	int rc = take_err ? (int)kata_error_get_status(take_err) : 0;
 
-	if (is_broken(rc) && c->command && kata__op_is_undoing(c->op) && c->resends++ < RESENDS_MAX) {
+	if (rc == 0 || rc == KATA_E_VMM)
+		c->q->silent = false;
+	if (is_broken(rc) && c->is_undo && c->resends++ < RESENDS_MAX) {
 		kata_error_free(kata__take_ptr(take_err));
 		rc = call_send(c, -1, &take_err);
 		if (!rc)

@@ -40,6 +40,7 @@ struct kata__qemu {
 	bool exited;
 	int exit_status; /* as kata__process_try_reap */
 	struct kata__qmp *qmp;
+	bool silent; /* left an undo without an answer, twice; until it says something, undos fail at once */
 	struct kata__console console;
 	struct kata__qemu_waiter *waiters;
 	char *last_words; /* under console.mutex */
