@@ -15,13 +15,17 @@ int kata__sqlite_enter(struct kata__sqlite *s, const char *operation, const char
 				  operation);
 	s->operation = operation;
 	s->subject = subject;
+	s->in_transaction = !sqlite3_get_autocommit(s->db);
 	return 0;
 }
 
-void kata__sqlite_leave(struct kata__sqlite *s)
+int kata__sqlite_leave(struct kata__sqlite *s, int rc, kata_error **err)
 {
+	if (rc < 0 && err && s->in_transaction && sqlite3_get_autocommit(s->db))
+		kata__error_set_hint(*err, "SQLite has rolled the whole transaction back: begin it again");
 	s->subject = NULL;
 	pthread_mutex_unlock(&s->lock);
+	return rc;
 }
 
 void kata__sqlite_bind_id(sqlite3_stmt *st, int at, const char *id)
@@ -116,8 +120,7 @@ static int op_create_sandbox(void *self, const char *id, kata_error **err)
 	rc = kata__schema_verify(s, err);
 	if (rc == 0)
 		rc = reserve_id(s, id, err);
-	kata__sqlite_leave(s);
-	return rc;
+	return kata__sqlite_leave(s, rc, err);
 }
 
 /* Who shall stand in the row as the holder: this process; when it gives an epoch back that it took, whoever stood there
@@ -190,8 +193,7 @@ static int op_set_epoch(void *self, const char *id, uint64_t from, uint64_t to, 
 		rc = kata__schema_verify(s, err);
 	if (rc == 0)
 		rc = set_epoch(s, id, from, to, err);
-	kata__sqlite_leave(s);
-	return rc;
+	return kata__sqlite_leave(s, rc, err);
 }
 
 /* Rows below first: whether the foreign keys cascade is up to a PRAGMA that is not ours to set. */
@@ -226,8 +228,7 @@ static int op_remove(void *self, const char *id, kata_error **err)
 		if (rc < 0)
 			kata__sqlite_rollback(s, err);
 	}
-	kata__sqlite_leave(s);
-	return rc;
+	return kata__sqlite_leave(s, rc, err);
 }
 
 /* ---- lists ---- */
@@ -303,7 +304,7 @@ static int list(struct kata__sqlite *s, int sql, const char *table, const char *
 	if (rc == 0)
 		rc = collect(s, st, table, &ids, err);
 	kata__sqlite_done(st);
-	kata__sqlite_leave(s);
+	kata__sqlite_leave(s, rc, err);
 	if (rc < 0) {
 		kata__strv_free(ids.list);
 		return rc;
@@ -371,8 +372,7 @@ static int op_sandbox_of_container(void *self, const char *container_id, char **
 		rc = find_sandbox(s, st, container_id, ret_id, err);
 	}
 	kata__sqlite_done(st);
-	kata__sqlite_leave(s);
-	return rc;
+	return kata__sqlite_leave(s, rc, err);
 }
 
 static int op_create_schema(void *self, kata_error **err)
@@ -383,8 +383,7 @@ static int op_create_schema(void *self, kata_error **err)
 	if (rc < 0)
 		return rc;
 	rc = kata__schema_create(s, err);
-	kata__sqlite_leave(s);
-	return rc;
+	return kata__sqlite_leave(s, rc, err);
 }
 
 static int op_load(void *self, const char *id, char **ret_json, uint64_t *ret_epoch, kata_error **err)

@@ -66,14 +66,15 @@ struct kata__sqlite {
 	struct kata__taken taken;
 	/* A bit for each hash of an id: whether its row was last updated, not inserted. Being wrong costs a statement. */
 	uint64_t updated[32];
-	bool opened;            /* the savepoint began a transaction: none was open */
+	bool in_transaction;    /* a transaction was open when the op began */
 	const char *operation;  /* "store", for messages */
 	const char *subject;    /* id of the sandbox, or NULL */
 };
 
 /* Takes the lock and notes what is done, for messages; STATE when called from inside itself. */
 int kata__sqlite_enter(struct kata__sqlite *s, const char *operation, const char *subject, kata_error **err);
-void kata__sqlite_leave(struct kata__sqlite *s);
+/* Returns rc. Adds a hint where SQLite gave the caller's transaction up. */
+int kata__sqlite_leave(struct kata__sqlite *s, int rc, kata_error **err);
 
 /* A failed SQLite call as kata_error: reads the handle's message, so it comes before anything else on the handle. `table`
  * may be NULL. An error that looks like missing tables is diagnosed. */

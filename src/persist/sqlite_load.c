@@ -205,7 +205,7 @@ int kata__sqlite_load_record(void *self, const char *id, kata_record **ret, kata
 		sqlite3_limit(s->db, SQLITE_LIMIT_LENGTH, ROW_MAX);
 	rc = load_in_one(s, id, record, err);
 	sqlite3_limit(s->db, SQLITE_LIMIT_LENGTH, limit);
-	kata__sqlite_leave(s);
+	kata__sqlite_leave(s, rc, err);
 	if (rc < 0)
 		kata__record_free(record);
 	else

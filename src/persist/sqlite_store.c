@@ -321,6 +321,5 @@ int kata__sqlite_store(void *self, const kata_record *record, kata_error **err)
 		rc = put_bare(s, record, &done, err);
 	if (rc == 0 && !done)
 		rc = all_or_nothing(s, record, err);
-	kata__sqlite_leave(s);
-	return rc;
+	return kata__sqlite_leave(s, rc, err);
 }

@@ -268,7 +268,6 @@ void kata__sqlite_finalize(struct kata__sqlite *s)
 
 int kata__sqlite_savepoint(struct kata__sqlite *s, kata_error **err)
 {
-	s->opened = sqlite3_get_autocommit(s->db) != 0;
 	return kata__sqlite_exec(s, KATA__SQL_SAVEPOINT, err);
 }
 
@@ -286,13 +285,8 @@ void kata__sqlite_rollback(struct kata__sqlite *s, kata_error **err)
 
 	if (undone)
 		return;
-	if (s->opened) {
-		if (!sqlite3_get_autocommit(s->db))
-			sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
-		return;
-	}
-	if (err)
-		kata__error_set_hint(*err, sqlite3_get_autocommit(s->db)
-						   ? "SQLite has rolled the whole transaction back: begin it again"
-						   : "the transaction is in doubt: roll it back");
+	if (!s->in_transaction && !sqlite3_get_autocommit(s->db))
+		sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+	else if (err && !sqlite3_get_autocommit(s->db))
+		kata__error_set_hint(*err, "the transaction is in doubt: roll it back");
 }
