@@ -11,7 +11,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/ethtool.h>
 #include <linux/if_tun.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,12 +29,16 @@ static void set_name(struct ifreq *r, const char *name)
 	snprintf(r->ifr_name, sizeof(r->ifr_name), "%s", name);
 }
 
+/* Asked by ioctl, not in /sys: that shows the network namespace it was mounted in, not the caller's. */
 static bool is_tun_device(const char *name)
 {
-	char path[64];
+	KATA_AUTO_FD int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ethtool_drvinfo info = {.cmd = ETHTOOL_GDRVINFO};
+	struct ifreq r;
 
-	snprintf(path, sizeof(path), "/sys/class/net/%s/tun_flags", name);
-	return access(path, F_OK) == 0;
+	set_name(&r, name);
+	r.ifr_data = (char *)&info;
+	return sock >= 0 && ioctl(sock, SIOCETHTOOL, &r) == 0 && strcmp(info.driver, "tun") == 0;
 }
 
 static int fail_attach(const char *name, bool existed, int os_errno, kata_error **err)
