@@ -20,6 +20,8 @@ int kata__json_parse(const char *what, const char *text, size_t len, size_t max,
 		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: has %zu bytes, at most %zu are read", what, len,
 				  max);
 	v = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
+	if (!v && !e.text[0]) /* jansson has words for all that is wrong but this */
+		return kata__fail_no_memory(err);
 	if (!v)
 		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: not JSON: %s (line %d, byte %d)", what, e.text,
 				  e.line, e.position);
