@@ -6,9 +6,9 @@
  * holds more than OUT_PAUSE bytes, so a host that asks and does not read gets no further than that.
  *
  * A virtio-serial port is one byte stream for all hosts that ever connect. Its fd is watched edge-triggered through an
- * epoll of its own, for POLLHUP stays up while no host is there. Two things say "another host": POLLHUP, and a request
- * whose id does not grow (a client counts from 1), which also catches a host that left and came back between two looks.
- * Either drops unsent output and parked calls. A broken stream is read and dropped until POLLHUP.
+ * epoll of its own, for POLLHUP stays up while no host is there. Two things say "another host": POLLHUP that begins,
+ * and a request whose id does not grow (a client counts from 1), which also catches a host that left and came back
+ * between two looks. Either drops unsent output and parked calls. A broken stream is read and dropped until POLLHUP.
  *
  * Invariants: 1. a call is on its connection's list until it ends. 2. no answer reaches a host that did not ask.
  */
@@ -57,6 +57,7 @@ struct rpc_connection {
 	uint64_t drop;  /* bytes of an oversized request still to be passed over */
 	bool is_broken; /* what comes in has no meaning until the host changes */
 	bool has_host;
+	bool is_hung_up; /* a channel had no host when we looked last */
 };
 
 struct rpc {
@@ -439,13 +440,17 @@ static bool has_hung_up(const struct rpc_connection *c)
 	return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
 }
 
-/* A channel whose host left: what it still sent is of no use. */
-static void end_of_host(struct rpc_connection *c)
+/*
+ * A channel's host left when the hang-up begins: what it still sent is of no use. While the hang-up lasts, data is the
+ * next host's: it may get here before the kernel has heard that there is one.
+ */
+static void look_for_host(struct rpc_connection *c)
 {
-	if (c->epoll_fd < 0) {
-		connection_free(c);
+	bool was = c->is_hung_up;
+
+	c->is_hung_up = has_hung_up(c);
+	if (!c->is_hung_up || was)
 		return;
-	}
 	reset_host(c);
 	kata__buffer_consume(&c->in, kata__buffer_len(&c->in));
 }
@@ -464,10 +469,12 @@ static void pump(struct rpc_connection *c)
 	}
 	if (more && c->epoll_fd >= 0)
 		epoll_ctl(c->epoll_fd, EPOLL_CTL_MOD, c->fd, &channel_events); /* looks again */
-	if (!there || (c->epoll_fd >= 0 && has_hung_up(c)))
-		end_of_host(c);
-	else
+	if (c->epoll_fd >= 0)
+		look_for_host(c);
+	else if (there)
 		set_interest(c);
+	else
+		connection_free(c);
 	tell_flushed(rpc);
 }
 
