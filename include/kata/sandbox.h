@@ -11,9 +11,9 @@
  *    +--destroy/shutdown--> DESTROYING --> DESTROYED   <-- any state but RELEASED
  *   OBTAINING (kata_persistence_obtain_sandbox) --> RUNNING or PAUSED; failed --> RELEASED
  *
- * (1) A start that failed takes back what it did, so the sandbox is NEW again, and may be started again; but where it was
- *     this start that had started the VM, that VM is destroyed and the sandbox DESTROYED: make it anew.
- * A destroy that failed goes back to where it came from, or to ENDED.
+ * (1) A start that failed takes back what it did, so the sandbox is NEW again, and may be started again; but where it
+ * was this start that had started the VM, that VM is destroyed and the sandbox DESTROYED: make it anew. A destroy that
+ * failed goes back to where it came from, or to ENDED.
  *
  * Ids of containers and execs: [A-Za-z0-9][A-Za-z0-9_.-]{0,63} (containers: at least 2 bytes, the agent's rule). The
  * init process of a container has its container's id as exec id.
@@ -200,10 +200,11 @@ KATA_API int kata_sandbox_add_process_begin(kata_sandbox *sandbox, const char *c
 					    const kata_process_config *config, const kata_op_options *options,
 					    kata_op **ret_op, kata_error **err);
 /*
- * Waits for the process to exit: *ret_status is its exit code, or 128 + the signal that killed it. options->timeout_ms 0: no deadline. May be
- * asked again later, by any number of callers: the answer is kept until the container is removed (of execs: the last 256 of a container
- * that exited). Drains nothing: data not read stays readable. Where stdout or stderr is open, the answer comes after its end:
- * read it, or close it, in another thread or before. States: any, once the exit is known; else RUNNING, PAUSED (others: GONE).
+ * Waits for the process to exit: *ret_status is its exit code, or 128 + the signal that killed it. options->timeout_ms
+ * 0: no deadline. May be asked again later, by any number of callers: the answer is kept until the container is removed
+ * (of execs: the last 256 of a container that exited). Drains nothing: data not read stays readable. Where stdout or
+ * stderr is open, the answer comes after its end: read it, or close it, in another thread or before. States: any, once
+ * the exit is known; else RUNNING, PAUSED (others: GONE).
  */
 KATA_API int kata_sandbox_wait_process(kata_sandbox *sandbox, const char *container_id, const char *exec_id,
 				       const kata_op_options *options, int32_t *ret_status, kata_error **err);
@@ -214,13 +215,13 @@ KATA_API int kata_sandbox_resize_terminal(kata_sandbox *sandbox, const char *con
 					  uint32_t rows, uint32_t columns, const kata_op_options *options,
 					  kata_error **err);
 /*
- * Opens the process's stdio; each out pointer may be NULL (that stream is then left alone), each fd is the caller's, close-on-exec, and used like
- * the end of a pipe: write to *ret_stdin and close it for end of file; read *ret_stdout and *ret_stderr to end of file. (They are ends of
- * one-way socket pairs: a pipe whose reader is gone would raise SIGPIPE in this process.) Closing a reading end stops the reading
- * of that stream; it may be opened again. A tty has one stream, ask for no stderr, and no end of file: a close of its stdin is not sent on.
- * Data flows only while somebody reads (back-pressure reaches the guest). Open a stream before the process may exit: a Kata
- * agent forgets what was not read when its exit is waited for.
- * BUSY when a stream is open already. States: RUNNING, PAUSED.
+ * Opens the process's stdio; each out pointer may be NULL (that stream is then left alone), each fd is the caller's,
+ * close-on-exec, and used like the end of a pipe: write to *ret_stdin and close it for end of file; read *ret_stdout
+ * and *ret_stderr to end of file. (They are ends of one-way socket pairs: a pipe whose reader is gone would raise
+ * SIGPIPE in this process.) Closing a reading end stops the reading of that stream; it may be opened again. A tty has
+ * one stream, ask for no stderr, and no end of file: a close of its stdin is not sent on. Data flows only while
+ * somebody reads (back-pressure reaches the guest). Open a stream before the process may exit: a Kata agent forgets
+ * what was not read when its exit is waited for. BUSY when a stream is open already. States: RUNNING, PAUSED.
  */
 KATA_API int kata_sandbox_open_stdio(kata_sandbox *sandbox, const char *container_id, const char *exec_id,
 				     int *ret_stdin, int *ret_stdout, int *ret_stderr, kata_error **err);

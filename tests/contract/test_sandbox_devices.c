@@ -137,6 +137,38 @@ Test(sandbox_devices, a_nic_is_plugged_and_configured_updated_and_removed)
 	kit_deinit(&k);
 }
 
+Test(sandbox_devices, nics_are_removed_side_by_side)
+{
+	kata_op *ops[4];
+	struct kit k;
+	kata_error *err = NULL;
+
+	kit_init(&k);
+	for (int i = 0; i < 4; i++) {
+		char id[8];
+		kata_nic *nic;
+
+		snprintf(id, sizeof(id), "n%d", i);
+		nic = fixture_nic(id, NULL);
+		fixture_assert_ok(kata_sandbox_add_nic(k.s, nic, NULL, NULL, &err), err);
+		kata_nic_unref(nic);
+	}
+	fixture_assert_ok(kata_mock_set_delay(k.builder, KATA_MOCK_REMOVE_NIC, 100, &err), err);
+	for (int i = 0; i < 4; i++) {
+		char id[8];
+
+		snprintf(id, sizeof(id), "n%d", i);
+		fixture_assert_ok(kata_sandbox_remove_nic_begin(k.s, id, NULL, &ops[i], &err), err);
+	}
+	for (int i = 0; i < 4; i++) {
+		fixture_assert_ok(kata_op_wait(ops[i], &err), err);
+		cr_assert_lt(kata_op_get_start_ns(ops[i]), kata_op_get_end_ns(ops[0]));
+	}
+	for (int i = 0; i < 4; i++)
+		kata_op_unref(ops[i]);
+	kit_deinit(&k);
+}
+
 Test(sandbox_devices, a_nic_that_cannot_be_configured_is_unplugged_again)
 {
 	kata_interface_config config = KATA_INTERFACE_CONFIG_INIT;

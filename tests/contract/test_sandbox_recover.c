@@ -40,7 +40,8 @@ static void scene_init(struct scene *sc)
 {
 	memset(sc, 0, sizeof(*sc));
 #ifdef __SANITIZE_THREAD__
-	cr_skip_test("ThreadSanitizer sees no synchronisation in a child of its own fork and reports races that are none");
+	cr_skip_test(
+		"ThreadSanitizer sees no synchronisation in a child of its own fork and reports races that are none");
 #endif
 	fixture_init(&sc->f, false, 0);
 	sc->kernel = fixture_make_kernel(&sc->f);
