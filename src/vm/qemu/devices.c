@@ -63,15 +63,20 @@ static json_t *format_node(kata_storage_format format, json_t *take_file, json_t
 			 take_backing ? take_backing : json_null());
 }
 
+/* QEMU adds the file name in the header to a backing node that has none in a node below it: so raw has its own too. */
 static json_t *backing_node(const kata_storage *s, int slot, bool is_block_device)
 {
-	json_t *node;
+	json_t *file, *node;
 
 	if (!kata__storage_backing_path(s))
 		return NULL;
-	node = file_node(kata__qemu_fd_set(s, slot) + 1, is_block_device);
-	if (node && json_object_set_new(node, "read-only", json_true()) == 0)
-		node = format_node(kata__storage_backing_format(s), node, NULL);
+	file = file_node(kata__qemu_fd_set(s, slot) + 1, is_block_device);
+	if (!file || json_object_set_new(file, "read-only", json_true()))
+		return file;
+	if (kata__storage_backing_format(s) == KATA_STORAGE_RAW)
+		node = json_pack("{s:s, s:o}", "driver", "raw", "file", file);
+	else
+		node = format_node(KATA_STORAGE_QCOW2, file, NULL);
 	if (node)
 		json_object_set_new(node, "read-only", json_true());
 	return node;

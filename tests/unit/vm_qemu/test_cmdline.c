@@ -314,7 +314,8 @@ Test(cmdline, a_qcow2_disk_always_says_what_its_backing_is)
 
 	cr_assert(json_is_null(json_object_get(one, "backing")));
 	cr_assert_str_eq(get(json_object_get(one, "file"), "filename"), "/dev/fdset/10");
-	cr_assert_str_eq(get(backing, "filename"), "/dev/fdset/13");
+	cr_assert_str_eq(get(backing, "driver"), "raw");
+	cr_assert_str_eq(get(json_object_get(backing, "file"), "filename"), "/dev/fdset/13");
 	cr_assert(json_is_true(json_object_get(backing, "read-only")));
 	cr_assert(json_is_true(json_object_get(two, "read-only")));
 	cr_assert_null(json_object_get(two, "discard"));
