@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Release and rebuild on the real QEMU. The other process is a fork made before this one has a context or a thread, so
+ * that both sides are whole: a test needs two processes that are the library's users, and none of them may exec the
+ * other.
+ */
+#include <sys/wait.h>
+
+#include "integration/vm_test.h"
+
+TestSuite(vm_handover, .timeout = 180);
+
+static char *release(struct machine *m)
+{
+	kata_error *err = NULL;
+	char *json = NULL;
+
+	fixture_assert_ok(kata_vm_release(m->vm, NULL, &json, &err), err);
+	cr_assert_eq(kata_vm_get_state(m->vm), KATA_VM_RELEASED);
+	kata_vm_unref(m->vm);
+	m->vm = NULL;
+	return json;
+}
+
+static void rebuild(struct machine *m, const char *json)
+{
+	kata_error *err = NULL;
+
+	fixture_assert_ok(kata_vm_builder_build_from_released(m->builder, json, strlen(json), NULL, &m->vm, &err), err);
+}
+
+static void assert_rebuild_fails(struct machine *m, const char *json, int status)
+{
+	kata_error *err = NULL;
+	kata_vm *vm = NULL;
+
+	fixture_assert_fails(kata_vm_builder_build_from_released(m->builder, json, strlen(json), NULL, &vm, &err),
+			     status, err);
+	cr_assert_null(vm);
+	kata_error_free(err);
+}
+
+Test(vm_handover, a_released_machine_runs_on_and_is_rebuilt_with_its_devices)
+{
+	kata_storage *disk, *found = NULL;
+	struct census *before;
+	kata_error *err = NULL;
+	struct machine m;
+	int64_t pid;
+	char *json;
+
+	machine_init(&m, 0);
+	machine_warm_up(&m);
+	before = fixture_census(&m.f);
+	machine_build(&m, "a");
+	disk = machine_disk(&m, "d0", KATA_STORAGE_VIRTIO_BLK);
+	fixture_assert_ok(kata_vm_add_storage(m.vm, disk, NULL, &err), err);
+	machine_start_paused(&m);
+	pid = kata_vm_get_pid(m.vm);
+	json = release(&m);
+	cr_assert_eq(kill((pid_t)pid, 0), 0);
+	rebuild(&m, json);
+	cr_assert_eq(kata_vm_get_state(m.vm), KATA_VM_PAUSED);
+	cr_assert_eq(kata_vm_get_pid(m.vm), pid);
+	fixture_assert_ok(kata_vm_find_storage(m.vm, "d0", &found, &err), err);
+	assert_address(found, "08/00");
+	kata_storage_unref(found);
+	kata_storage_unref(disk);
+	disk = machine_disk(&m, "d1", KATA_STORAGE_VIRTIO_BLK);
+	fixture_assert_ok(kata_vm_add_storage(m.vm, disk, NULL, &err), err);
+	assert_address(disk, "09/00");
+	kata_storage_unref(disk);
+	machine_destroy(&m);
+	free(json);
+	fixture_assert_census(&m.f, before, "after destroy");
+	machine_deinit(&m);
+}
+
+Test(vm_handover, a_disk_of_the_former_owner_can_be_unplugged_by_the_next)
+{
+	kata_error *err = NULL;
+	kata_storage *disk;
+	struct machine m;
+	char *json;
+
+	machine_init(&m, 0);
+	machine_build(&m, "a");
+	machine_start(&m);
+	disk = machine_disk(&m, "d0", KATA_STORAGE_VIRTIO_BLK);
+	fixture_assert_ok(kata_vm_add_storage(m.vm, disk, NULL, &err), err);
+	kata_storage_unref(disk);
+	json = release(&m);
+	rebuild(&m, json);
+	cr_assert_eq(kata_vm_get_state(m.vm), KATA_VM_RUNNING);
+	fixture_assert_ok(kata_vm_remove_storage(m.vm, "d0", NULL, &err), err);
+	cr_assert_eq(kata_vm_get_storage_count(m.vm), 0u);
+	machine_destroy(&m);
+	free(json);
+	machine_deinit(&m);
+}
+
+Test(vm_handover, the_same_record_is_taken_only_once)
+{
+	struct machine m;
+	char *json;
+
+	machine_init(&m, 0);
+	machine_build(&m, "a");
+	machine_start_paused(&m);
+	json = release(&m);
+	rebuild(&m, json);
+	assert_rebuild_fails(&m, json, KATA_E_EXISTS);
+	machine_destroy(&m);
+	assert_rebuild_fails(&m, json, KATA_E_GONE);
+	free(json);
+	machine_deinit(&m);
+}
+
+Test(vm_handover, a_released_machine_that_has_died_is_gone)
+{
+	struct machine m;
+	int64_t pid;
+	char *json;
+
+	machine_init(&m, 0);
+	machine_build(&m, "a");
+	machine_start_paused(&m);
+	pid = kata_vm_get_pid(m.vm);
+	json = release(&m);
+	kill((pid_t)pid, SIGKILL);
+	for (int i = 0; i < 500 && kill((pid_t)pid, 0) == 0; i++) /* until it is reaped, which the library does */
+		usleep(10000);
+	cr_assert_eq(kill((pid_t)pid, 0), -1, "a released child is a zombie");
+	assert_rebuild_fails(&m, json, KATA_E_GONE);
+	free(json);
+	machine_deinit(&m);
+}
+
+/* "key":OLD -> "key":NEW in the record. */
+static char *with_number(const char *json, const char *key, long long value)
+{
+	char *out = malloc(strlen(json) + 64), pattern[64];
+	const char *at, *end;
+
+	snprintf(pattern, sizeof(pattern), "\"%s\":", key);
+	at = strstr(json, pattern);
+	cr_assert_not_null(at);
+	at += strlen(pattern);
+	end = at + strspn(at, "0123456789");
+	sprintf(out, "%.*s%lld%s", (int)(at - json), json, value, end);
+	return out;
+}
+
+Test(vm_handover, a_recycled_pid_is_told_by_its_start_time_and_never_signalled)
+{
+	struct machine m;
+	char *json, *forged;
+
+	machine_init(&m, 0);
+	machine_build(&m, "a");
+	machine_start_paused(&m);
+	json = release(&m);
+	forged = with_number(json, "pid", getpid());
+	assert_rebuild_fails(&m, forged, KATA_E_IDENTITY);
+	free(forged);
+	rebuild(&m, json); /* the failed one has taken nothing */
+	machine_destroy(&m);
+	free(json);
+	machine_deinit(&m);
+}
+
+Test(vm_handover, a_record_cut_or_of_another_version_is_refused)
+{
+	struct machine m;
+	char *json, *other;
+
+	machine_init(&m, 0);
+	machine_build(&m, "a");
+	machine_start_paused(&m);
+	json = release(&m);
+	other = with_number(json, "version", 99);
+	assert_rebuild_fails(&m, other, KATA_E_VERSION);
+	free(other);
+	for (size_t len = 0; len < strlen(json); len += 7) {
+		char *cut = strndup(json, len);
+
+		assert_rebuild_fails(&m, cut, KATA_E_CORRUPT);
+		free(cut);
+	}
+	rebuild(&m, json);
+	machine_destroy(&m);
+	free(json);
+	machine_deinit(&m);
+}
+
+Test(vm_handover, a_record_older_than_a_plug_or_an_unplug_is_refused_by_name)
+{
+	kata_error *err = NULL;
+	char *without = NULL, *with = NULL, *now;
+	kata_storage *disk;
+	struct machine m;
+
+	machine_init(&m, 0);
+	machine_build(&m, "a");
+	machine_start_paused(&m);
+	fixture_assert_ok(kata_vm_dump(m.vm, &without, &err), err);
+	disk = machine_disk(&m, "sc", KATA_STORAGE_VIRTIO_SCSI);
+	fixture_assert_ok(kata_vm_add_storage(m.vm, disk, NULL, &err), err);
+	fixture_assert_ok(kata_vm_dump(m.vm, &with, &err), err);
+	now = release(&m);
+	assert_rebuild_fails(&m, without, KATA_E_CORRUPT);
+	rebuild(&m, now);
+	fixture_assert_ok(kata_vm_remove_storage(m.vm, "sc", NULL, &err), err);
+	free(now);
+	now = release(&m);
+	assert_rebuild_fails(&m, with, KATA_E_FENCED); /* the epoch has moved on */
+	rebuild(&m, now);
+	machine_destroy(&m);
+	kata_storage_unref(disk);
+	free(without);
+	free(with);
+	free(now);
+	machine_deinit(&m);
+}
+
+/* ---- two processes */
+
+struct other {
+	pid_t pid;
+	int from_fd, to_fd;
+};
+
+/* In the child: starts machine "a" in this directory, writes its record (released, or only dumped) and waits to be
+ * told. */
+static void run_other(const char *state_dir, const struct machine *files, bool let_go, int out_fd, int in_fd)
+{
+	kata_context_options o = KATA_CONTEXT_OPTIONS_INIT;
+	kata_vm_config c = machine_config(files);
+	kata_vm_builder *builder = NULL;
+	kata_context *ctx = NULL;
+	kata_vm *vm = NULL;
+	char *json = NULL, byte;
+
+	o.state_dir = state_dir;
+	c.id = "a";
+	if (kata_context_new(&o, &ctx, NULL) || kata_vm_builder_new_qemu(ctx, NULL, &builder, NULL) ||
+	    kata_vm_builder_build(builder, &c, NULL, NULL, &vm, NULL) || kata_vm_start(vm, NULL, NULL) ||
+	    kata_vm_pause(vm, NULL, NULL) ||
+	    (let_go ? kata_vm_release(vm, NULL, &json, NULL) : kata_vm_dump(vm, &json, NULL)))
+		_exit(1);
+	if (write(out_fd, json, strlen(json) + 1) < 0 || read(in_fd, &byte, 1) < 0)
+		_exit(2);
+	_exit(0);
+}
+
+static struct other start_other(struct machine *m, const char *state_dir, bool let_go)
+{
+	int out[2], in[2];
+	struct other o;
+
+	find_image(m);
+	cr_assert_eq(pipe(out) | pipe(in), 0);
+	o.pid = fork(); /* see the head of this file */
+	cr_assert_geq(o.pid, 0);
+	if (o.pid == 0) {
+		close(in[1]);
+		run_other(state_dir, m, let_go, out[1], in[0]);
+	}
+	close(out[1]);
+	close(in[0]);
+	o.from_fd = out[0];
+	o.to_fd = in[1];
+	return o;
+}
+
+static char *hear(const struct other *o)
+{
+	char *json = calloc(1, 65536);
+	size_t len = 0;
+	ssize_t n;
+
+	do {
+		n = read(o->from_fd, json + len, 65535 - len);
+		len += n > 0 ? (size_t)n : 0;
+	} while (n > 0 && json[len - 1] != '\0');
+	cr_assert_gt(len, 1u, "the other process did not start its machine");
+	return json;
+}
+
+static int end_other(struct other *o, bool kill_it)
+{
+	int status = 0;
+
+	if (kill_it)
+		kill(o->pid, SIGKILL);
+	close(o->to_fd);
+	close(o->from_fd);
+	waitpid(o->pid, &status, 0);
+	return status;
+}
+
+static void enter(struct machine *m, const char *state_dir)
+{
+	kata_context_options o = KATA_CONTEXT_OPTIONS_INIT;
+	kata_error *err = NULL;
+
+	o.state_dir = state_dir;
+	fixture_assert_ok(kata_context_new(&o, &m->f.context, &err), err);
+	fixture_assert_ok(kata_vm_builder_new_qemu(m->f.context, NULL, &m->builder, &err), err);
+}
+
+static void set_up_two(struct machine *m, struct other *o, bool let_go)
+{
+	memset(m, 0, sizeof(*m));
+	fixture_init(&m->f, false, 0);
+	*o = start_other(m, m->f.state_dir, let_go);
+}
+
+Test(vm_handover, another_process_takes_a_released_machine_over)
+{
+	struct machine m;
+	struct other o;
+	char *json;
+
+	set_up_two(&m, &o, true);
+	json = hear(&o);
+	cr_assert_eq(end_other(&o, false), 0);
+	enter(&m, m.f.state_dir);
+	rebuild(&m, json);
+	cr_assert_eq(kata_vm_get_state(m.vm), KATA_VM_PAUSED);
+	machine_destroy(&m);
+	free(json);
+	machine_deinit(&m);
+}
+
+Test(vm_handover, a_machine_whose_owner_lives_is_fenced)
+{
+	struct machine m;
+	struct other o;
+	char *json;
+
+	set_up_two(&m, &o, false);
+	json = hear(&o);
+	enter(&m, m.f.state_dir);
+	assert_rebuild_fails(&m, json, KATA_E_FENCED);
+	end_other(&o, true);
+	rebuild(&m, json); /* now it is nobody's */
+	machine_destroy(&m);
+	free(json);
+	machine_deinit(&m);
+}
+
+Test(vm_handover, of_two_that_take_over_at_once_one_wins)
+{
+	kata_vm_builder *builders[2] = {NULL};
+	kata_context *contexts[2];
+	kata_op *ops[2] = {NULL};
+	kata_vm *vms[2] = {NULL};
+	kata_error *err = NULL;
+	struct machine m;
+	char *json;
+	int won = 0, status[2];
+
+	machine_init(&m, 0);
+	machine_build(&m, "a");
+	machine_start_paused(&m);
+	json = release(&m);
+	for (int i = 0; i < 2; i++) {
+		contexts[i] = fixture_new_context(&m.f, 0);
+		fixture_assert_ok(kata_vm_builder_new_qemu(contexts[i], NULL, &builders[i], &err), err);
+	}
+	for (int i = 0; i < 2; i++)
+		fixture_assert_ok(kata_vm_builder_build_from_released_begin(builders[i], json, strlen(json), NULL,
+									    &vms[i], &ops[i], &err),
+				  err);
+	for (int i = 0; i < 2; i++) {
+		status[i] = kata_op_wait(ops[i], NULL);
+		won += status[i] == 0;
+		cr_assert(status[i] == 0 || status[i] == KATA_E_FENCED, "%d", status[i]);
+		kata_op_unref(ops[i]);
+	}
+	cr_assert_eq(won, 1);
+	for (int i = 0; i < 2; i++) {
+		if (status[i] == 0)
+			fixture_assert_ok(kata_vm_destroy(vms[i], NULL, &err), err);
+		kata_vm_unref(vms[i]);
+		kata_vm_builder_free(builders[i]);
+		fixture_assert_ok(kata_context_free(contexts[i], &err), err);
+	}
+	free(json);
+	machine_deinit(&m);
+}
