@@ -519,6 +519,8 @@ static int call_step(kata_op *op, int (*fn)(kata_op *, kata_error **), bool bloc
 
 static void run_ended(kata_op *op, int rc, kata_error *take_err)
 {
+	bool unknown;
+
 	op->wait = WAIT_NOTHING;
 	if (rc < 0) {
 		if (op->timed_out &&
@@ -533,7 +535,9 @@ static void run_ended(kata_op *op, int rc, kata_error *take_err)
 				   op->table->steps[op->step].name);
 		step_failed(op, take_err);
 		journal(op, "undone"); /* a failed step has undone its own half work */
-		begin_undo(op, rc == KATA_E_TIMEOUT && (op->table->steps[op->step].flags & KATA__STEP_UNCERTAIN));
+		/* Nobody knows what came of it: the peer was silent, or a child that asked it was stopped. */
+		unknown = rc == KATA_E_TIMEOUT || rc == KATA_E_CANCELLED;
+		begin_undo(op, unknown && (op->table->steps[op->step].flags & KATA__STEP_UNCERTAIN));
 		return;
 	}
 	close_entry(op, KATA_STEP_DONE);
