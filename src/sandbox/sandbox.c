@@ -317,8 +317,11 @@ int kata_sandbox_create(kata_context *context, const kata_sandbox_options *optio
 	kata_vm *vm = NULL;
 	int rc;
 
-	if (!context || !ret_sandbox)
-		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: it is NULL", context ? "ret_sandbox" : "context");
+	if (!context || !vm_builder || !ret_sandbox)
+		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: it is NULL",
+				  !context      ? "context"
+				  : !vm_builder ? "vm_builder"
+						: "ret_sandbox");
 	rc = check_options(options, err);
 	if (rc == 0)
 		rc = kata_vm_builder_build(vm_builder, vm_config, agent_config, NULL, &vm, err);
@@ -422,12 +425,14 @@ const char *kata_sandbox_get_id(const kata_sandbox *sandbox)
 
 kata_sandbox_state kata_sandbox_get_state(const kata_sandbox *sandbox)
 {
-	pthread_mutex_t *mutex = (pthread_mutex_t *)&sandbox->mutex;
+	kata_sandbox *s = (kata_sandbox *)(uintptr_t)sandbox; /* the mutex is not part of what the caller sees */
 	kata_sandbox_state state;
 
-	pthread_mutex_lock(mutex);
-	state = sandbox->state;
-	pthread_mutex_unlock(mutex);
+	if (!s)
+		return KATA_SANDBOX_DESTROYED;
+	pthread_mutex_lock(&s->mutex);
+	state = s->state;
+	pthread_mutex_unlock(&s->mutex);
 	return state;
 }
 

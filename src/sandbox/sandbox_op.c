@@ -175,23 +175,28 @@ const kata_agent_reply *kata__sandbox_reply(const kata_op *op)
 	return base->call ? kata_agent_op_get_reply(base->call) : NULL;
 }
 
-/* Resumes a waiting step whatever the child's end was. */
+/* Resumes a waiting step when its child has ended, whatever the end was; `must_answer`: unless it was a silence. */
 struct anyhow {
 	kata_op *op; /* referenced */
 	uint64_t token;
+	bool must_answer;
 };
 
-static void anyhow_done(void *user, kata_op *call)
+static void anyhow_done(void *user, kata_op *child)
 {
 	struct anyhow *a = user;
+	const kata_error *error = kata_op_get_error(child);
+	bool silent = kata_error_get_status(error) == KATA_E_TIMEOUT;
 
-	(void)call;
-	kata__op_resume(a->op, a->token, 0, NULL);
+	if (a->must_answer && silent)
+		kata__op_resume(a->op, a->token, KATA_E_TIMEOUT, kata__error_dup(error));
+	else
+		kata__op_resume(a->op, a->token, 0, NULL);
 	kata_op_unref(a->op);
 	free(a);
 }
 
-int kata__sandbox_run_anyhow(kata_op *op, kata_op *take_child, kata_error **err)
+static int run_anyhow(kata_op *op, kata_op *take_child, bool must_answer, kata_error **err)
 {
 	struct anyhow *a;
 
@@ -206,9 +211,15 @@ int kata__sandbox_run_anyhow(kata_op *op, kata_op *take_child, kata_error **err)
 	}
 	a->op = kata_op_ref(op);
 	a->token = kata__op_token(op);
+	a->must_answer = must_answer;
 	kata__op_on_done(take_child, anyhow_done, a);
 	kata_op_unref(take_child);
 	return KATA__STEP_WAIT;
+}
+
+int kata__sandbox_run_anyhow(kata_op *op, kata_op *take_child, kata_error **err)
+{
+	return run_anyhow(op, take_child, false, err);
 }
 
 int kata__sandbox_call_anyhow(kata_op *op, const kata_agent_request *request, kata_error **err)
@@ -221,5 +232,5 @@ int kata__sandbox_call_anyhow(kata_op *op, const kata_agent_request *request, ka
 	if (kata__sandbox_agent(kata__sandbox_of(op), &agent, NULL) < 0 ||
 	    kata_agent_call_begin(agent, request, &options, &call, NULL) < 0)
 		return KATA__STEP_DONE; /* nobody to ask: the guest is gone, and with it what was to be undone */
-	return kata__sandbox_run_anyhow(op, call, err);
+	return run_anyhow(op, call, true, err);
 }

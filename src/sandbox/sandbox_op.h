@@ -56,7 +56,8 @@ const kata_agent_reply *kata__sandbox_reply(const kata_op *op);
 /* [leader] In a step or undo: runs a child (consumed) whose failure does not matter. A cancel does not reach it: give
  * it a deadline. */
 int kata__sandbox_run_anyhow(kata_op *op, kata_op *take_child, kata_error **err);
-/* [leader] In an undo: a call whose answer does not matter: the guest only must be asked. */
+/* [leader] In an undo: a call whose answer does not matter ("there is no such container" is as good as "removed"), but
+ * there must be one: the undo fails by TIMEOUT else, and the op is uncertain. */
 int kata__sandbox_call_anyhow(kata_op *op, const kata_agent_request *request, kata_error **err);
 /* [leader] In a step: runs a child (consumed), given the result of its begin; keeps a reference in ->call. */
 int kata__sandbox_run_child(kata_op *op, int begun, kata_op *take_child, kata_error **err);

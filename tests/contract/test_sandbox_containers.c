@@ -157,6 +157,27 @@ Test(sandbox_containers, what_the_guest_refuses_is_a_guest_error_and_leaves_no_c
 	kit_deinit(&k);
 }
 
+Test(sandbox_containers, a_guest_that_stays_silent_leaves_the_caller_told_that_it_is_uncertain)
+{
+	kata_op_options options = KATA_OP_OPTIONS_INIT;
+	kata_container_config config = KATA_CONTAINER_CONFIG_INIT;
+	struct kit k;
+	kata_error *err = NULL;
+
+	kit_init(&k);
+	fixture_assert_ok(kata_mock_set_delay(k.builder, KATA_MOCK_AGENT_CALL, 60000, &err), err);
+	config.id = "c1";
+	config.oci_spec =
+		"{\"ociVersion\":\"1.0.2\",\"process\":{\"args\":[\"sleep\"],\"cwd\":\"/\",\"user\":{\"uid\":0,"
+		"\"gid\":0}},\"root\":{\"path\":\"/r\"}}";
+	options.timeout_ms = 100;
+	fixture_assert_fails(kata_sandbox_add_container(k.s, &config, &options, &err), KATA_E_TIMEOUT, err);
+	cr_assert(kata_error_is_uncertain(err));
+	error_clear(&err);
+	cr_assert_eq(kata_sandbox_get_container_count(k.s), 0);
+	kit_deinit(&k);
+}
+
 Test(sandbox_containers, what_is_not_there_is_not_found)
 {
 	kata_container_stats stats = {.size = sizeof(stats)};

@@ -391,6 +391,33 @@ Test(sandbox_life, the_last_reference_of_a_running_sandbox_ends_its_vm)
 	fixture_deinit(&k.f);
 }
 
+Test(sandbox_life, the_whole_life_runs_on_the_callers_own_loop)
+{
+	struct kit k = {0};
+	char text[8] = "";
+	size_t length = 0;
+	kata_error *err = NULL;
+	int out;
+
+	fixture_init(&k.f, true, KATA_CONTEXT_EXTERNAL_LOOP);
+	fixture_assert_ok(kata_vm_builder_new_mock(k.f.context, &k.builder, &err), err);
+	k.s = kit_create(&k, "sb");
+	fixture_assert_ok(kata_sandbox_start(k.s, NULL, &err), err);
+	kit_run(&k, "c1", "\"echo\",\"hi\"");
+	kit_open(&k, "c1", NULL, NULL, &out, NULL);
+	while (length < 3) { /* nothing flows but in a dispatch */
+		struct pollfd p = {.fd = out, .events = POLLIN};
+
+		fixture_assert_ok(kata_context_dispatch(k.f.context, 20, &err), err);
+		if (poll(&p, 1, 0) == 1)
+			length += (size_t)read(out, text + length, 3 - length);
+	}
+	cr_assert_str_eq(text, "hi\n");
+	close(out);
+	cr_assert_eq(kit_wait(&k, "c1", NULL), 0);
+	kit_deinit(&k);
+}
+
 Test(sandbox_life, two_starts_at_once_are_one_start_and_one_state_error)
 {
 	struct kit k;
@@ -417,6 +444,12 @@ Test(sandbox_life, null_arguments_are_named)
 	fixture_assert_fails(kata_sandbox_new(NULL, NULL, NULL, NULL, &s, &err), KATA_E_INVALID, err);
 	cr_assert(strstr(kata_error_get_message(err), "context"));
 	error_clear(&err);
+	cr_assert_eq(kata_sandbox_get_state(NULL), KATA_SANDBOX_DESTROYED);
+	cr_assert_null(kata_sandbox_get_id(NULL));
+	cr_assert_null(kata_sandbox_get_vm(NULL));
+	cr_assert_null(kata_sandbox_get_agent(NULL));
+	cr_assert_eq(kata_sandbox_get_ended_fd(NULL), -1);
+	cr_assert_eq(kata_sandbox_get_container_count(NULL), 0);
 	kata_sandbox_unref(NULL);
 	cr_assert_null(kata_sandbox_ref(NULL));
 	cr_assert_str_eq(kata_sandbox_state_get_name((kata_sandbox_state)99), "unknown");
