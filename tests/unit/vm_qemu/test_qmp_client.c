@@ -320,7 +320,7 @@ static ino_t receive_fd(char *buf, size_t size, ssize_t *ret_n)
 	union {
 		struct cmsghdr align;
 		char space[CMSG_SPACE(4 * sizeof(int))];
-	} control;
+	} control = {.space = {0}};
 	struct iovec iov = {.iov_base = buf, .iov_len = size};
 	struct msghdr msg = {.msg_iov = &iov,
 			     .msg_iovlen = 1,
