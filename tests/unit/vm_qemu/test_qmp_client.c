@@ -360,6 +360,10 @@ Test(qmp_client, passes_each_fd_with_the_first_byte_of_its_command, .init = set_
 	ino_t ino[2];
 	ssize_t n;
 
+#ifdef __SANITIZE_THREAD__
+	cr_skip("TSan's own wrapper of recvmsg crashes on a passed fd");
+#endif
+
 	for (int i = 0; i < 2; i++) {
 		int fd = make_file(&ino[i]);
 
