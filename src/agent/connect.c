@@ -4,7 +4,7 @@
  *
  *   open-channel --> handshake --> (finish: the agent is CONNECTED)
  *                      |   ^
- *                      v   | after a pause, or at once after a silence
+ *                      v   | after a pause
  *                    reopen
  *
  * Handshake: Check, Version and GetGuestDetails are sent at once. On a virtio-serial port they wait, unread, in the
@@ -14,7 +14,8 @@
  * A try fails when the connection breaks, brings what is no ttrpc, or is silent for longer than a bound that doubles.
  * The stream of a virtio-serial port is one for all sessions: the tail of an answer to an earlier one may be in it, and
  * our first request may be taken by the guest for the tail of an earlier one's. A new connection makes the guest start
- * afresh. Stream ids go on growing from try to try, so that an answer to an earlier one is known for what it is.
+ * afresh, provided it sees that the old one is gone: hence a pause in between. Stream ids go on growing from try to
+ * try, so that an answer to an earlier one is known for what it is.
  *
  * Invariants: 1. `op` is referenced exactly while the handshake waits. 2. `client` is open exactly while the channel is
  * ours, except between a failed try and its reopening.
@@ -30,9 +31,12 @@
 #include "proto/message.h"
 
 #define CONNECT_TIMEOUT_MS 60000u
+#define EMULATED_SCALE 2u /* of all that waits for the guest, where its CPU is emulated */
 #define TRY_FIRST_MS 3000u
+#define TRY_AGAIN_MS 1000u /* where the guest is known to be up */
 #define TRY_LAST_MS 30000u
 #define PAUSE_FIRST_MS 20u
+#define PAUSE_SILENT_MS 250u
 #define PAUSE_LAST_MS 1000u
 #define GUEST_FEATURE "libkata.guest"
 #define FEATURES_MAX 64u
@@ -218,7 +222,8 @@ static void on_silence(void *user)
 	kata__fail(&err, KATA_E_TIMEOUT, GUEST, "agent: no answer within %" PRIu64 " ms at try %u", c->try_ms,
 		   c->tries);
 	c->try_ms = c->try_ms * 2 < TRY_LAST_MS ? c->try_ms * 2 : TRY_LAST_MS;
-	c->pause_ms = 0;
+	if (c->pause_ms < PAUSE_SILENT_MS)
+		c->pause_ms = PAUSE_SILENT_MS;
 	try_failed(c, err);
 }
 
@@ -438,7 +443,7 @@ int kata__connect_begin(kata_context *ctx, kata_vm *vm, const char *released_jso
 	kata_op_options timing = KATA_OP_OPTIONS_INIT;
 	struct kata__connect *c;
 	kata_agent *agent;
-	uint32_t first_id;
+	uint32_t first_id, scale = vm->time_scale > 1 ? EMULATED_SCALE : 1;
 	int rc = kata__options_read(&timing, sizeof(timing), options, "options", err);
 
 	if (!rc)
@@ -451,7 +456,7 @@ int kata__connect_begin(kata_context *ctx, kata_vm *vm, const char *released_jso
 	if (!c)
 		return kata__fail_no_memory(err);
 	c->next_id = first_id;
-	c->try_ms = TRY_FIRST_MS;
+	c->try_ms = (released_json ? TRY_AGAIN_MS : TRY_FIRST_MS) * scale;
 	c->pause_ms = PAUSE_FIRST_MS;
 	rc = kata__kata_new(vm, &c->kata, err);
 	if (!rc)
@@ -461,7 +466,7 @@ int kata__connect_begin(kata_context *ctx, kata_vm *vm, const char *released_jso
 		return rc;
 	}
 	agent = kata_agent_ref(c->agent);
-	rc = kata__op_start(ctx, &connect_table, c, &timing, vm->time_scale > 1 ? 2 : 1, ret_op, err);
+	rc = kata__op_start(ctx, &connect_table, c, &timing, scale, ret_op, err);
 	if (rc)
 		kata_agent_unref(agent);
 	else
