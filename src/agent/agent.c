@@ -240,12 +240,24 @@ void kata__agent_connected(kata_agent *agent, const kata_agent_ops *ops, void *t
 	pthread_mutex_unlock(&agent->mutex);
 }
 
+/* False where the last reference is gone already: then the end of the agent is an errand that waits for the leader,
+ * which is us. */
+static bool ref_unless_last_is_gone(kata_agent *agent)
+{
+	unsigned refs = atomic_load(&agent->refs);
+
+	while (refs)
+		if (atomic_compare_exchange_weak(&agent->refs, &refs, refs + 1))
+			return true;
+	return false;
+}
+
 void kata__agent_lost(kata_agent *agent, const kata_error *reason)
 {
+	bool held = ref_unless_last_is_gone(agent);
 	kata_error *lost = kata__error_dup(reason);
 	bool first;
 
-	kata_agent_ref(agent);
 	pthread_mutex_lock(&agent->mutex);
 	first = move_locked(agent, KATA_AGENT_LOST);
 	if (first)
@@ -260,7 +272,8 @@ void kata__agent_lost(kata_agent *agent, const kata_error *reason)
 	} else {
 		kata_error_free(lost);
 	}
-	kata_agent_unref(agent);
+	if (held)
+		kata_agent_unref(agent);
 }
 
 void kata__agent_set_lost_listener(kata_agent *agent, void (*fn)(void *user), void *user)
