@@ -9,6 +9,10 @@
  * epoll of its own, for POLLHUP stays up while no host is there. Two things say "another host": POLLHUP that begins,
  * and a request whose id does not grow (a client counts from 1), which also catches a host that left and came back
  * between two looks. Either drops unsent output and parked calls. A broken stream is read and dropped until POLLHUP.
+ * A host that died in the middle of a frame and was followed by another between two looks leaves us waiting for the
+ * rest: nothing tells its bytes from the next one's, for what is in a frame may come from a container's user. A frame
+ * that does not grow for STALL_MS is therefore given up, and so is a broken stream that is silent as long; the next
+ * host's first call may be lost with it, and its second try is understood.
  *
  * Invariants: 1. a call is on its connection's list until it ends. 2. no answer reaches a host that did not ask.
  */
@@ -33,6 +37,7 @@
 #define OUT_MAX (64u << 20)
 #define READ_SIZE 65536u
 #define READS_PER_TURN 16
+#define STALL_MS 2000
 
 struct call {
 	struct call *next;
@@ -58,6 +63,8 @@ struct rpc_connection {
 	bool is_broken; /* what comes in has no meaning until the host changes */
 	bool has_host;
 	bool is_hung_up; /* a channel had no host when we looked last */
+	uint64_t bytes_read, bytes_at_stall;
+	struct kata__timer *stall; /* runs while a channel is in the middle of something */
 };
 
 struct rpc {
@@ -226,6 +233,7 @@ static void connection_free(struct rpc_connection *c)
 	struct rpc *rpc = c->rpc;
 
 	drop_calls(c);
+	kata__timer_remove(c->stall);
 	for (size_t i = 0; i < RPC_CONNECTIONS_MAX; i++)
 		if (rpc->connections[i] == c)
 			rpc->connections[i] = NULL;
@@ -336,6 +344,7 @@ static bool recover_stream(struct rpc_connection *c)
 	if (c->epoll_fd >= 0 && c->reader.last_id != 0 && h.stream_id <= c->reader.last_id) {
 		reset_host(c);
 		meet_host(c);
+		c->is_hung_up = true; /* a hang-up that is seen now is the old one's */
 		return true;
 	}
 	return false;
@@ -394,8 +403,10 @@ static bool read_some(struct rpc_connection *c, bool *ret_more)
 	if (!to)
 		return true;
 	n = read(c->fd, to, want);
-	if (n > 0)
+	if (n > 0) {
 		kata__buffer_added(&c->in, (size_t)n);
+		c->bytes_read += (size_t)n;
+	}
 	*ret_more = n > 0;
 	return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
 }
@@ -440,19 +451,65 @@ static bool has_hung_up(const struct rpc_connection *c)
 	return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
 }
 
+static void drop_input(struct rpc_connection *c)
+{
+	bool more = true;
+
+	while (more) {
+		kata__buffer_consume(&c->in, kata__buffer_len(&c->in));
+		if (!read_some(c, &more))
+			more = false;
+	}
+	kata__buffer_consume(&c->in, kata__buffer_len(&c->in));
+}
+
 /*
  * A channel's host left when the hang-up begins: what it still sent is of no use. While the hang-up lasts, data is the
  * next host's: it may get here before the kernel has heard that there is one.
  */
-static void look_for_host(struct rpc_connection *c)
+static void look_for_host(struct rpc_connection *c, bool has_more)
 {
 	bool was = c->is_hung_up;
 
 	c->is_hung_up = has_hung_up(c);
 	if (!c->is_hung_up || was)
 		return;
+	if (has_more)
+		drop_input(c);
+	kata__buffer_consume(&c->in, kata__buffer_len(&c->in));
+	reset_host(c);
+}
+
+static void pump(struct rpc_connection *c);
+
+static void on_stall(void *user)
+{
+	struct rpc_connection *c = user;
+	uint64_t before = c->bytes_at_stall;
+
+	c->stall = NULL;
+	pump(c); /* we may be the ones who are late */
+	if (!c->stall || c->bytes_read != before)
+		return;
+	kata__timer_remove(c->stall);
+	c->stall = NULL;
+	kmsg_error("the host stopped in the middle of a frame");
 	reset_host(c);
 	kata__buffer_consume(&c->in, kata__buffer_len(&c->in));
+}
+
+static void watch_for_stall(struct rpc_connection *c)
+{
+	bool is_halfway = c->is_broken || c->drop || kata__buffer_len(&c->in);
+
+	if (c->stall && is_halfway && c->bytes_read == c->bytes_at_stall)
+		return;
+	kata__timer_remove(c->stall);
+	c->stall = NULL;
+	if (!is_halfway || kata__buffer_len(&c->out) >= OUT_PAUSE)
+		return;
+	c->bytes_at_stall = c->bytes_read;
+	kata__timer_add(c->rpc->loop, kata__deadline_in_ms(STALL_MS), on_stall, c, &c->stall, NULL);
 }
 
 static void pump(struct rpc_connection *c)
@@ -469,12 +526,14 @@ static void pump(struct rpc_connection *c)
 	}
 	if (more && c->epoll_fd >= 0)
 		epoll_ctl(c->epoll_fd, EPOLL_CTL_MOD, c->fd, &channel_events); /* looks again */
-	if (c->epoll_fd >= 0)
-		look_for_host(c);
-	else if (there)
+	if (c->epoll_fd >= 0) {
+		look_for_host(c, more);
+		watch_for_stall(c);
+	} else if (there) {
 		set_interest(c);
-	else
+	} else {
 		connection_free(c);
+	}
 	tell_flushed(rpc);
 }
 

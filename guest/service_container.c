@@ -20,8 +20,7 @@ static struct container *find(struct guest *guest, struct call *call, const char
 	struct container *c = containers_find(guest->containers, id);
 
 	if (!c)
-		call_answer_code(call, KATA__GRPC_INVALID_ARGUMENT,
-				 "Invalid container id: there is no container '%.80s'", id);
+		call_answer_code(call, KATA__GRPC_NOT_FOUND, "Invalid container id: there is no container '%.80s'", id);
 	return c;
 }
 

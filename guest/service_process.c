@@ -13,8 +13,8 @@ static struct process *find(struct guest *guest, struct call *call, const char *
 	struct process *p;
 
 	if (!c) {
-		call_answer_code(call, KATA__GRPC_INVALID_ARGUMENT,
-				 "Invalid container id: there is no container '%.80s'", container_id);
+		call_answer_code(call, KATA__GRPC_NOT_FOUND, "Invalid container id: there is no container '%.80s'",
+				 container_id);
 		return NULL;
 	}
 	p = container_process(c, exec_id[0] ? exec_id : c->id);

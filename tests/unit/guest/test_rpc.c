@@ -212,6 +212,23 @@ Test(rpc, takes_a_request_byte_by_byte)
 	cr_assert_eq(r.code, 0);
 }
 
+Test(rpc, gives_up_a_frame_that_does_not_grow)
+{
+	uint8_t header[KATA__TTRPC_HEADER_SIZE];
+	uint64_t deadline = kata__deadline_in_ms(10000);
+
+	wait_process(1, 0);
+	kata__ttrpc_header_encode(
+		&(struct kata__ttrpc_header){.length = 1000, .stream_id = 3, .type = KATA__TTRPC_REQUEST}, header);
+	cr_assert_eq(write(h.host, header, sizeof(header)), (ssize_t)sizeof(header));
+	while (forgotten == 0 && kata__now_ns() < deadline)
+		cr_assert_eq(kata__loop_dispatch(h.loop, 100, NULL), 0);
+	cr_assert_eq(forgotten, 1);
+	check(1);
+	cr_assert(harness_reply(&h, &r));
+	cr_assert_eq(r.code, 0);
+}
+
 Test(rpc, refuses_calls_past_the_cap_and_keeps_those_it_has)
 {
 	for (uint32_t i = 0; i < RPC_PARKED_MAX; i++)
