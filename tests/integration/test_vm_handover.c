@@ -390,3 +390,75 @@ Test(vm_handover, of_two_that_take_over_at_once_one_wins)
 	free(json);
 	machine_deinit(&m);
 }
+
+/* ---- an owner that died in the middle */
+
+/* In the child: its last record has a disk it unplugged afterwards, and lacks a disk and a NIC it plugged afterwards.
+ */
+static void run_dying(struct machine *m, int out_fd, int in_fd)
+{
+	kata_storage *gone, *kept, *added;
+	kata_error *err = NULL;
+	char *json = NULL, byte;
+	kata_nic *nic;
+
+	enter(m, m->f.state_dir);
+	machine_build(m, "a");
+	machine_start(m);
+	gone = machine_disk(m, "gone", KATA_STORAGE_VIRTIO_SCSI);
+	kept = machine_disk(m, "kept", KATA_STORAGE_VIRTIO_BLK);
+	added = machine_disk(m, "added", KATA_STORAGE_VIRTIO_BLK);
+	nic = fixture_nic("added-nic", "02:00:00:00:00:09");
+	if (kata_vm_add_storage(m->vm, gone, NULL, &err) || kata_vm_add_storage(m->vm, kept, NULL, &err) ||
+	    kata_vm_dump(m->vm, &json, &err) || kata_vm_add_storage(m->vm, added, NULL, &err) ||
+	    kata_vm_add_nic(m->vm, nic, NULL, &err) || kata_vm_remove_storage(m->vm, "gone", NULL, &err))
+		(fprintf(stderr, "%s\n", error_text(err)), _exit(1));
+	if (write(out_fd, json, strlen(json) + 1) < 0 || read(in_fd, &byte, 1) < 0)
+		_exit(2);
+	_exit(0);
+}
+
+Test(vm_handover, what_a_dead_owner_was_doing_is_settled_by_the_next)
+{
+	kata_storage *added, *gone;
+	kata_error *err = NULL;
+	int out[2], in[2], rc = -1;
+	struct machine m;
+	struct other o;
+	char *json, *path;
+
+	memset(&m, 0, sizeof(m));
+	fixture_init(&m.f, false, 0);
+	find_image(&m);
+	cr_assert_eq(pipe(out) | pipe(in), 0);
+	o = (struct other){.pid = fork(), .from_fd = out[0], .to_fd = in[1]}; /* see the head of this file */
+	if (o.pid == 0)
+		run_dying(&m, out[1], in[0]);
+	close(out[1]);
+	close(in[0]);
+	json = hear(&o);
+	end_other(&o, true);
+	enter(&m, m.f.state_dir);
+	rebuild(&m, json);
+	cr_assert_eq(kata_vm_get_storage_count(m.vm), 1u);
+	cr_assert_eq(kata_vm_get_nic_count(m.vm), 0u);
+	gone = machine_disk(&m, "gone2", KATA_STORAGE_VIRTIO_SCSI);
+	fixture_assert_ok(kata_vm_add_storage(m.vm, gone, NULL, &err), err);
+	assert_address(gone, "0:0");
+	kata_storage_unref(gone);
+	path = fixture_make_raw(&m.f, "other.raw", 1 << 20);
+	added = fixture_storage("added", path, KATA_STORAGE_VIRTIO_BLK);
+	free(path);
+	for (int i = 0; i < 300 && rc; i++) { /* the guest lets go of the stray when it has booted */
+		error_clear(&err);
+		rc = kata_vm_add_storage(m.vm, added, NULL, &err);
+		if (rc)
+			usleep(100000);
+	}
+	cr_assert_eq(rc, 0, "%s", error_text(err));
+	fixture_assert_ok(kata_vm_remove_storage(m.vm, "kept", NULL, &err), err);
+	machine_destroy(&m);
+	kata_storage_unref(added);
+	free(json);
+	machine_deinit(&m);
+}

@@ -66,8 +66,10 @@ void kata__qemu_on_deleted(struct kata__qemu *q, const char *name)
 {
 	struct kata__qemu_waiter *w = find_waiter(q, name);
 
-	if (!w)
+	if (!w) {
+		kata__qemu_stray_deleted(q, name);
 		return;
+	}
 	w->deleted = true;
 	resume(w, NULL);
 }

@@ -142,119 +142,7 @@ static int step_query_status(kata_op *op, kata_error **err)
 	return kata__qemu_command(op, "query-status", NULL, -1, check_status, err);
 }
 
-/* ---- rebuild: its devices */
-
-static bool has_child(const json_t *children, const char *name)
-{
-	const json_t *child;
-	size_t i;
-
-	json_array_foreach(children, i, child)
-	{
-		const char *found = json_string_value(json_object_get(child, "name"));
-
-		if (found && strcmp(found, name) == 0)
-			return true;
-	}
-	return false;
-}
-
-static int say_missing(const kata_vm *vm, const char *noun, const char *id, kata_error **err)
-{
-	int rc = kata__fail(
-		err, KATA_E_CORRUPT, CALLER,
-		"the record has %s '%s' plugged, but machine '%s' has it no more: the record is older than an unplug",
-		noun, id, vm->id);
-
-	if (err)
-		kata__error_set_hint(*err, "rebuild from the latest record (released.json, or the last one stored)");
-	return rc;
-}
-
-static int check_storages(kata_vm *vm, const json_t *children, size_t *ret_found, kata_error **err)
-{
-	for (size_t i = 0; i < kata_vm_get_storage_count(vm); i++) {
-		char name[KATA__QEMU_NAME_MAX];
-		kata_storage *s = NULL;
-		int rc = kata_vm_get_storage(vm, i, &s, err);
-
-		if (rc)
-			return rc;
-		kata__qemu_storage_name(s, name);
-		if (has_child(children, name))
-			++*ret_found;
-		else if (kata_storage_get_state(s) != KATA_DEVICE_DIVERGED)
-			rc = say_missing(vm, "storage", kata_storage_get_id(s), err);
-		kata_storage_unref(s);
-		if (rc)
-			return rc;
-	}
-	return 0;
-}
-
-static int check_nics(kata_vm *vm, const json_t *children, size_t *ret_found, kata_error **err)
-{
-	for (size_t i = 0; i < kata_vm_get_nic_count(vm); i++) {
-		char name[KATA__QEMU_NAME_MAX];
-		kata_nic *n = NULL;
-		int rc = kata_vm_get_nic(vm, i, &n, err);
-
-		if (rc)
-			return rc;
-		kata__qemu_nic_name(n, name);
-		if (has_child(children, name))
-			++*ret_found;
-		else if (kata_nic_get_state(n) != KATA_DEVICE_DIVERGED)
-			rc = say_missing(vm, "NIC", kata_nic_get_id(n), err);
-		kata_nic_unref(n);
-		if (rc)
-			return rc;
-	}
-	return 0;
-}
-
-static bool is_callers_device(const char *name)
-{
-	return strncmp(name, "s-", 2) == 0 || strncmp(name, "n-", 2) == 0;
-}
-
-static int check_unknown(const kata_vm *vm, const json_t *children, size_t found, kata_error **err)
-{
-	const json_t *child;
-	size_t i, count = 0;
-
-	json_array_foreach(children, i, child)
-	{
-		const char *name = json_string_value(json_object_get(child, "name"));
-
-		count += name && is_callers_device(name);
-	}
-	if (count <= found)
-		return 0;
-	return kata__fail(
-		err, KATA_E_CORRUPT, CALLER,
-		"machine '%s' has %zu disks and NICs, the record has %zu of them: the record is older than a plug",
-		vm->id, count, found);
-}
-
-static int check_devices(kata_op *op, const json_t *value, kata_error **err)
-{
-	kata_vm *vm = kata__vm_op_data(op)->vm;
-	size_t found = 0;
-	int rc;
-
-	if (*err)
-		return (int)kata_error_get_status(*err);
-	if ((rc = check_storages(vm, value, &found, err)) || (rc = check_nics(vm, value, &found, err)))
-		return rc;
-	return check_unknown(vm, value, found, err);
-}
-
-static int step_compare_devices(kata_op *op, kata_error **err)
-{
-	return kata__qemu_command(op, "qom-list", json_pack("{s:s}", "path", "/machine/peripheral"), -1, check_devices,
-				  err);
-}
+/* ---- rebuild: the end */
 
 static int step_connect_console(kata_op *op, kata_error **err)
 {
@@ -285,7 +173,9 @@ static const struct kata__step rebuild_steps[] = {
 	{.name = "connect-qmp", .run = step_connect_qmp, .undo = undo_connect_qmp, .flags = KATA__STEP_UNCERTAIN},
 	{.name = "query-uuid", .run = step_query_uuid},
 	{.name = "query-status", .run = step_query_status},
-	{.name = "compare-devices", .run = step_compare_devices},
+	{.name = "compare-devices", .run = kata__qemu_step_compare_devices},
+	{.name = "find-strays", .run = kata__qemu_step_find_strays},
+	{.name = "sweep", .run = kata__qemu_step_sweep},
 	{.name = "connect-console", .run = step_connect_console},
 	{.name = "drop-released",
 	 .run = kata__vm_step_drop_released,

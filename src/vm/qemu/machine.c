@@ -84,6 +84,7 @@ static void on_exit_seen(void *user, uint32_t events)
 	q->qmp = NULL;
 	kata__qmp_close(qmp, why);
 	kata__qemu_fail_waiters(q, why);
+	kata__qemu_forget_strays(q);
 	kata__console_detach(&q->console);
 	q->killing = NULL;
 	if (killing)
@@ -111,6 +112,7 @@ int kata__qemu_let_go(struct kata__qemu *q)
 	kata__qmp_close(kata__take_ptr(q->qmp), NULL);
 	stop_watching(q);
 	kata__console_detach(&q->console);
+	kata__qemu_forget_strays(q);
 	return pidfd;
 }
 

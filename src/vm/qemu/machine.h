@@ -25,6 +25,7 @@ struct kata__qemu_settings {
 };
 
 struct kata__qemu_waiter; /* deletion.c */
+struct kata__qemu_stray;  /* reconcile.c */
 
 struct kata__qemu {
 	kata_vm *vm;
@@ -43,6 +44,9 @@ struct kata__qemu {
 	bool silent; /* left an undo without an answer, twice; until it says something, undos fail at once */
 	struct kata__console console;
 	struct kata__qemu_waiter *waiters;
+	struct kata__qemu_stray *strays;
+	struct kata__timer *stray_timer;
+	uint64_t stray_repeat_ms;
 	char *last_words; /* under console.mutex */
 	kata_op *killing; /* referenced: a destroy that waits for the exit */
 	uint64_t killing_token;
@@ -110,6 +114,13 @@ void kata__qemu_end_deletion(kata_op *op);
 void kata__qemu_on_deleted(struct kata__qemu *q, const char *name);
 /* The monitor's connection broke, or QEMU ended. */
 void kata__qemu_fail_waiters(struct kata__qemu *q, const kata_error *why);
+
+/* Steps of the rebuild (reconcile.c): QEMU's devices against the record. */
+int kata__qemu_step_compare_devices(kata_op *op, kata_error **err);
+int kata__qemu_step_find_strays(kata_op *op, kata_error **err);
+int kata__qemu_step_sweep(kata_op *op, kata_error **err);
+void kata__qemu_stray_deleted(struct kata__qemu *q, const char *name);
+void kata__qemu_forget_strays(struct kata__qemu *q);
 
 /* Reaps a child of ours that was let go, when it ends (reaper.c). Takes the pidfd. */
 void kata__qemu_reap_later(kata_context *ctx, int take_pidfd);

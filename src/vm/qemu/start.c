@@ -144,23 +144,6 @@ static struct kata__qemu_boot describe(const kata_vm *vm, const struct scratch *
 					.log_fd = s->log_fd};
 }
 
-static int spawn(const struct kata__qemu_settings *settings, const struct kata__qemu_launch *l, struct scratch *s,
-		 kata_error **err)
-{
-	const struct kata__spawn spawn = {.path = settings->binary,
-					  .argv = (const char *const *)l->argv,
-					  .fds = l->fds,
-					  .fd_count = l->fd_count,
-					  .set_ids = settings->set_ids,
-					  .uid = settings->uid,
-					  .gid = settings->gid,
-					  .pid_fd = s->pid_file_fd};
-	pid_t pid;
-
-	return kata__process_spawn(&spawn, &pid, &s->pidfd, err) ? KATA_E_VMM
-								 : kata__process_identity_of(pid, &s->process, NULL);
-}
-
 static void kill_and_reap(struct scratch *s)
 {
 	struct pollfd p = {.fd = s->pidfd, .events = POLLIN};
@@ -174,6 +157,29 @@ static void kill_and_reap(struct scratch *s)
 	while (n < 0 && errno == EINTR);
 	kata__process_try_reap(s->pidfd, &status);
 	kata__close_fd(&s->pidfd);
+}
+
+static int spawn(const struct kata__qemu_settings *settings, const struct kata__qemu_launch *l, struct scratch *s,
+		 kata_error **err)
+{
+	const struct kata__spawn spawn = {.path = settings->binary,
+					  .argv = (const char *const *)l->argv,
+					  .fds = l->fds,
+					  .fd_count = l->fd_count,
+					  .set_ids = settings->set_ids,
+					  .uid = settings->uid,
+					  .gid = settings->gid,
+					  .pid_fd = s->pid_file_fd};
+	pid_t pid;
+	int rc;
+
+	rc = kata__process_spawn(&spawn, &pid, &s->pidfd, err);
+	if (rc)
+		return rc;
+	rc = kata__process_identity_of(pid, &s->process, err);
+	if (rc)
+		kill_and_reap(s);
+	return rc;
 }
 
 /* The cold list does not change while the VM is STARTING. */

@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * reconcile.c - the devices of a machine that is taken over, compared with the record.
+ *
+ * After an orderly release the record that counts has exactly QEMU's devices; another one is an old one, and is
+ * refused. After the death of an owner the last record may be older than what that owner was just doing, and nobody was
+ * told of it:
+ *
+ *     recorded, but gone in QEMU      its unplug was under way: dropped from the list
+ *     in QEMU, but not recorded       a stray: its plug was under way. QEMU is asked to take it back; until the guest
+ * lets go its port stays taken nodes and netdevs of free slots halves of a plug or unplug: removed
+ */
+#include "vm/qemu/machine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vm/core.h"
+
+#define STRAYS_MAX 512u
+#define FIRST_REPEAT_MS 2000u
+#define LAST_REPEAT_MS 64000u
+
+struct kata__qemu_stray {
+	struct kata__qemu_stray *next;
+	int port; /* -1: none, or not known yet */
+	char name[KATA__QEMU_NAME_MAX];
+};
+
+static bool owner_died(const kata_op *op)
+{
+	const struct kata__owner *before = kata__vm_op_data(op)->owner_before;
+
+	return before && before->process.pid != 0;
+}
+
+/* ---- commands whose outcome is read later, or not at all */
+
+static void ignore(void *user, const json_t *value, kata_error *take_err)
+{
+	kata_error_free(take_err);
+}
+
+static void tell(struct kata__qemu *q, const char *command, json_t *take_args)
+{
+	(void)kata__qmp_execute(q->qmp, command, take_args, -1, ignore, NULL, NULL);
+}
+
+/* Whatever a plug may have left on a slot that nobody has. */
+static void tell_to_clear(struct kata__qemu *q, char kind, int slot)
+{
+	bool lun = kind == 'l';
+	char name[16];
+
+	snprintf(name, sizeof(name), "%c%d", kind, slot);
+	tell(q, "blockdev-del", json_pack("{s:s}", "node-name", name));
+	for (int i = 0; i < 2; i++)
+		tell(q, "remove-fd", json_pack("{s:i}", "fdset-id", (lun ? 1000 : 10) + 2 * slot + i));
+}
+
+static void tell_to_clear_nic(struct kata__qemu *q, int slot)
+{
+	char name[16];
+
+	kata__qemu_netdev_name(slot, name);
+	tell(q, "netdev_del", json_pack("{s:s}", "id", name));
+	tell(q, "closefd", json_pack("{s:s}", "fdname", name));
+}
+
+/* ---- strays */
+
+struct deletion {
+	struct kata__qemu *q;
+	char name[KATA__QEMU_NAME_MAX];
+};
+
+/* The event may have passed on a connection that broke. */
+static void on_deletion_reply(void *user, const json_t *value, kata_error *take_err)
+{
+	struct deletion *d = user;
+
+	if (kata__qemu_says_absent(take_err))
+		kata__qemu_stray_deleted(d->q, d->name);
+	kata_error_free(take_err);
+	free(d);
+}
+
+static void tell_to_delete(struct kata__qemu *q, const char *name)
+{
+	struct deletion *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return; /* it is repeated */
+	d->q = q;
+	snprintf(d->name, sizeof(d->name), "%s", name);
+	if (kata__qmp_execute(q->qmp, "device_del", json_pack("{s:s}", "id", name), -1, on_deletion_reply, d, NULL))
+		free(d);
+}
+
+static void on_repeat(void *user);
+
+/* A guest that boots clears the request unseen: it is repeated, less and less often. */
+static void repeat_later(struct kata__qemu *q)
+{
+	if (q->strays && !q->stray_timer)
+		(void)kata__timer_add(kata__context_loop(q->vm->ctx), kata__deadline_in_ms(q->stray_repeat_ms),
+				      on_repeat, q, &q->stray_timer, NULL);
+}
+
+static void on_repeat(void *user)
+{
+	struct kata__qemu *q = user;
+
+	q->stray_timer = NULL;
+	if (kata__qemu_ensure_connected(q, NULL))
+		return;
+	for (struct kata__qemu_stray *s = q->strays; s; s = s->next)
+		tell_to_delete(q, s->name);
+	if (q->stray_repeat_ms < LAST_REPEAT_MS)
+		q->stray_repeat_ms *= 2;
+	repeat_later(q);
+}
+
+void kata__qemu_forget_strays(struct kata__qemu *q)
+{
+	kata__timer_remove(kata__take_ptr(q->stray_timer));
+	while (q->strays) {
+		struct kata__qemu_stray *s = q->strays;
+
+		q->strays = s->next;
+		free(s);
+	}
+}
+
+void kata__qemu_stray_deleted(struct kata__qemu *q, const char *name)
+{
+	for (struct kata__qemu_stray **at = &q->strays; *at; at = &(*at)->next) {
+		struct kata__qemu_stray *s = *at;
+
+		if (strcmp(s->name, name) != 0)
+			continue;
+		*at = s->next;
+		if (s->port >= 0) {
+			tell_to_clear(q, 'b', s->port);
+			tell_to_clear_nic(q, s->port);
+			kata__slots_release(&q->vm->ports, s->port);
+		}
+		free(s);
+		return;
+	}
+}
+
+static int add_stray(struct kata__qemu *q, const char *name, kata_error **err)
+{
+	struct kata__qemu_stray *s;
+
+	if (strlen(name) >= sizeof(s->name))
+		return 0; /* no name of ours */
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return kata__fail_no_memory(err);
+	s->port = -1;
+	memcpy(s->name, name, strlen(name) + 1);
+	s->next = q->strays;
+	q->strays = s;
+	kata__log(q->vm->ctx, KATA_LOG_WARNING, "vm", "vm %s: device %s is in no record: it is being taken back",
+		  q->vm->id, name);
+	tell_to_delete(q, name);
+	q->stray_repeat_ms = FIRST_REPEAT_MS;
+	repeat_later(q);
+	return 0;
+}
+
+/* ---- the comparison */
+
+static bool is_callers_device(const char *name)
+{
+	return strncmp(name, "s-", 2) == 0 || strncmp(name, "n-", 2) == 0;
+}
+
+static bool has_child(const json_t *children, const char *name)
+{
+	const json_t *child;
+	size_t i;
+
+	json_array_foreach(children, i, child)
+	{
+		const char *found = json_string_value(json_object_get(child, "name"));
+
+		if (found && strcmp(found, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+static int refuse_old(const kata_vm *vm, const char *what, const char *name, kata_error **err)
+{
+	int rc = kata__fail(err, KATA_E_CORRUPT, CALLER, "%s '%.64s' of machine '%s': the record is an old one", what,
+			    name, vm->id);
+
+	if (err)
+		kata__error_set_hint(*err, "rebuild from the latest record: released.json, or the last one stored");
+	return rc;
+}
+
+static int device_is_missing(kata_op *op, const void *object, const char *name, kata_device_state state,
+			     kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+
+	if (!owner_died(op) && state != KATA_DEVICE_DIVERGED)
+		return refuse_old(vm, "the record has a device that was unplugged since:", name + 2, err);
+	kata__log(vm->ctx, KATA_LOG_WARNING, "vm", "vm %s: device %s has gone since it was recorded", vm->id, name);
+	kata__vm_device_drop(vm, object);
+	return 0;
+}
+
+static int compare_storages(kata_op *op, const json_t *children, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+
+	for (size_t i = kata_vm_get_storage_count(vm); i-- > 0;) {
+		char name[KATA__QEMU_NAME_MAX];
+		kata_storage *s = NULL;
+		int rc = kata_vm_get_storage(vm, i, &s, err);
+
+		if (rc)
+			return rc;
+		kata__qemu_storage_name(s, name);
+		if (!has_child(children, name))
+			rc = device_is_missing(op, s, name, kata_storage_get_state(s), err);
+		kata_storage_unref(s);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int compare_nics(kata_op *op, const json_t *children, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+
+	for (size_t i = kata_vm_get_nic_count(vm); i-- > 0;) {
+		char name[KATA__QEMU_NAME_MAX];
+		kata_nic *n = NULL;
+		int rc = kata_vm_get_nic(vm, i, &n, err);
+
+		if (rc)
+			return rc;
+		kata__qemu_nic_name(n, name);
+		if (!has_child(children, name))
+			rc = device_is_missing(op, n, name, kata_nic_get_state(n), err);
+		kata_nic_unref(n);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static bool is_recorded(kata_vm *vm, const char *name)
+{
+	kata_storage *s = NULL;
+	kata_nic *n = NULL;
+	bool found = name[0] == 's' ? kata_vm_find_storage(vm, name + 2, &s, NULL) == 0
+				    : kata_vm_find_nic(vm, name + 2, &n, NULL) == 0;
+
+	kata_storage_unref(s);
+	kata_nic_unref(n);
+	return found;
+}
+
+static int compare_children(kata_op *op, const json_t *children, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+	const json_t *child;
+	size_t i;
+	int rc;
+
+	if (json_array_size(children) > STRAYS_MAX)
+		return kata__fail(err, KATA_E_PROTOCOL, VMM, "QEMU has more devices than it was given");
+	json_array_foreach(children, i, child)
+	{
+		const char *name = json_string_value(json_object_get(child, "name"));
+
+		if (!name || !is_callers_device(name) || is_recorded(vm, name))
+			continue;
+		rc = owner_died(op)
+			     ? add_stray(kata__qemu_of(vm), name, err)
+			     : refuse_old(vm, "the record lacks the device that was plugged since:", name + 2, err);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int check_devices(kata_op *op, const json_t *value, kata_error **err)
+{
+	int rc;
+
+	if (*err)
+		return (int)kata_error_get_status(*err);
+	if ((rc = compare_storages(op, value, err)) || (rc = compare_nics(op, value, err)))
+		return rc;
+	return compare_children(op, value, err);
+}
+
+int kata__qemu_step_compare_devices(kata_op *op, kata_error **err)
+{
+	return kata__qemu_command(op, "qom-list", json_pack("{s:s}", "path", "/machine/peripheral"), -1, check_devices,
+				  err);
+}
+
+/* ---- where the strays are */
+
+struct search {
+	kata_op *op; /* referenced */
+	uint64_t token;
+	size_t left;
+};
+
+struct question {
+	struct search *search;
+	char name[KATA__QEMU_NAME_MAX];
+};
+
+/* "/machine/peripheral/p3/p3": port 3. -1: another bus. */
+static int port_of(const char *bus)
+{
+	static const char prefix[] = "/machine/peripheral/p";
+	char *end;
+	long port;
+
+	if (!bus || strncmp(bus, prefix, sizeof(prefix) - 1) != 0)
+		return -1;
+	port = strtol(bus + sizeof(prefix) - 1, &end, 10);
+	return end != bus + sizeof(prefix) - 1 && *end == '/' && port >= 0 && port < KATA__VM_DEVICE_SLOTS_MAX
+		       ? (int)port
+		       : -1;
+}
+
+static void place(struct kata__qemu *q, const char *name, int port)
+{
+	for (struct kata__qemu_stray *s = q->strays; s; s = s->next)
+		if (strcmp(s->name, name) == 0 && s->port < 0 && port >= 0 &&
+		    kata__slots_take(&q->vm->ports, (uint32_t)port, NULL) == 0)
+			s->port = port;
+}
+
+/* No answer: it has gone already. */
+static void on_bus(void *user, const json_t *value, kata_error *take_err)
+{
+	struct question *question = user;
+	struct search *search = question->search;
+
+	if (!take_err)
+		place(kata__qemu_of_op(search->op), question->name, port_of(json_string_value(value)));
+	kata_error_free(take_err);
+	free(question);
+	if (--search->left)
+		return;
+	kata__op_resume(search->op, search->token, 0, NULL);
+	kata_op_unref(search->op);
+	free(search);
+}
+
+static int ask(struct kata__qemu *q, struct search *search, const char *name, kata_error **err)
+{
+	struct question *question = calloc(1, sizeof(*question));
+	char path[96];
+	int rc;
+
+	if (!question)
+		return kata__fail_no_memory(err);
+	question->search = search;
+	snprintf(question->name, sizeof(question->name), "%s", name);
+	snprintf(path, sizeof(path), "/machine/peripheral/%s", name);
+	rc = kata__qmp_execute(q->qmp, "qom-get", json_pack("{s:s, s:s}", "path", path, "property", "parent_bus"), -1,
+			       on_bus, question, err);
+	if (rc)
+		free(question);
+	else
+		search->left++;
+	return rc;
+}
+
+int kata__qemu_step_find_strays(kata_op *op, kata_error **err)
+{
+	struct kata__qemu *q = kata__qemu_of_op(op);
+	struct search *search;
+	int rc = 0;
+
+	if (!q->strays)
+		return KATA__STEP_DONE;
+	search = calloc(1, sizeof(*search));
+	if (!search)
+		return kata__fail_no_memory(err);
+	search->op = kata_op_ref(op);
+	search->token = kata__op_token(op);
+	for (struct kata__qemu_stray *s = q->strays; s && !rc; s = s->next)
+		rc = ask(q, search, s->name, err);
+	if (search->left && !rc)
+		return KATA__STEP_WAIT;
+	if (search->left) { /* answers to come must not resume what has failed */
+		search->token = UINT64_MAX;
+		return rc;
+	}
+	kata_op_unref(search->op);
+	free(search);
+	return rc;
+}
+
+/* ---- what is left on free slots */
+
+static bool is_free(const struct kata__slots *slots, long slot)
+{
+	return slot >= 0 && slot < (long)slots->count && slots->states[slot] == KATA__SLOT_FREE;
+}
+
+static void sweep_node(struct kata__qemu *q, const char *node)
+{
+	char *end;
+	long slot;
+
+	if (node[0] != 'b' && node[0] != 'l')
+		return;
+	slot = strtol(node + 1, &end, 10);
+	if (end != node + 1 && *end == '\0' && is_free(node[0] == 'b' ? &q->vm->ports : &q->vm->luns, slot))
+		tell_to_clear(q, node[0], (int)slot);
+}
+
+static int check_nodes(kata_op *op, const json_t *value, kata_error **err)
+{
+	struct kata__qemu *q = kata__qemu_of_op(op);
+	const json_t *node;
+	size_t i;
+
+	if (*err)
+		return (int)kata_error_get_status(*err);
+	json_array_foreach(value, i, node)
+	{
+		const char *name = json_string_value(json_object_get(node, "node-name"));
+
+		if (name && i < STRAYS_MAX)
+			sweep_node(q, name);
+	}
+	for (uint32_t port = 0; port < q->vm->ports.count; port++)
+		if (is_free(&q->vm->ports, port))
+			tell_to_clear_nic(q, (int)port);
+	return 0;
+}
+
+int kata__qemu_step_sweep(kata_op *op, kata_error **err)
+{
+	if (!owner_died(op))
+		return KATA__STEP_DONE;
+	return kata__qemu_command(op, "query-named-block-nodes", json_pack("{s:b}", "flat", 1), -1, check_nodes, err);
+}
