@@ -77,8 +77,9 @@ void kata__op_begin(kata_op *op);
 /* new + begin + (ret_op: hand over; NULL: drop). */
 int kata__op_start(kata_context *ctx, const struct kata__op_table *table, void *take_data,
 		   const kata_op_options *options, uint32_t scale, kata_op **ret_op, kata_error **err);
-/* For the blocking twin: waits for *take_op and unrefs it, given the result of the _begin (rc != 0: returns it). By address, so that
- * `kata__op_finish_sync(x_begin(..., &op, err), &op, err)` does not depend on the order in which arguments are evaluated. */
+/* For the blocking twin: waits for *take_op and unrefs it, given the result of the _begin (rc != 0: returns it). By
+ * address, so that `kata__op_finish_sync(x_begin(..., &op, err), &op, err)` does not depend on the order in which
+ * arguments are evaluated. */
 int kata__op_finish_sync(int rc, kata_op **take_op, kata_error **err);
 
 void *kata__op_data(const kata_op *op);
