@@ -4,6 +4,9 @@
 /*
  * kata-bench: ratios between the library and programs written by hand (bench/hand), measured in one run, interleaved
  * ABBA, as medians of paired ratios with a bootstrap 95 % interval; and exact counts. Public headers alone.
+ *
+ * A group is what is measured in one go: a child process of its own with a deadline and a directory of its own. What a
+ * child leaves behind (processes, files) is removed by its parent and counts as a failure.
  */
 #include <kata/kata.h>
 
@@ -11,38 +14,77 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BENCH_DIR_MAX 128
+#define BENCH_DIR_MAX 96
+#define BENCH_FIGURES_MAX 8 /* of a group */
 
 struct bench {
 	const char *guest_dir; /* vmlinuz and initrd */
 	const char *build_dir; /* of the library: its .so, the stand-in */
 	char work_dir[BENCH_DIR_MAX];
-	bool quick; /* fewer pairs: a smoke test, no verdict on time */
+	bool quick; /* few pairs: a smoke test; time gets no verdict, counts do */
+	bool json;
 };
 
 struct bench_value {
 	double value, lo, hi; /* lo == hi == value for counts */
 	int n;
-	bool has_verdict; /* false: the A/A control was too noisy */
+	bool is_noisy; /* the control of hand against hand was not near 1: no verdict */
+};
+
+/* One number with its bar. Most metrics have one, whose part is NULL. */
+struct bench_figure {
+	const char *part;
+	double bar, goal;
 };
 
 struct bench_metric {
-	const char *name;
-	double bar, goal;
-	bool lower_is_better;
-	const char *unit; /* "ratio", "count", "us", "KiB", "per second" */
-	int (*run)(struct bench *b, struct bench_value *ret);
+	const char *name; /* NULL ends a list */
+	const char *unit; /* "ratio", "count", "us", "KiB", "per second", "times" */
+	bool higher_is_better;
+	struct bench_figure figures[4]; /* up to the first of bar and goal 0 without a part; one at least */
 };
-/* NULL-terminated lists, one a file. */
-extern const struct bench_metric bench_create[], bench_wire[], bench_plug[], bench_store[], bench_size[];
 
-/* One timed action: sets *ret_ns to what is to be compared. 0, or -1 after it said what failed. */
-typedef int (*bench_fn)(void *user, uint64_t *ret_ns);
+struct bench_group {
+	int limit_s;
+	/* Sets a value for each figure of each metric, in their order. 0, or -1 after it said what failed. */
+	int (*run)(struct bench *b, struct bench_value *values);
+	struct bench_metric metrics[4];
+};
+/* Lists that end with a group without `run`, one a file. */
+extern const struct bench_group bench_size[], bench_store[], bench_wire[], bench_create[], bench_plug[];
 
-/* Runs `library` and `hand` `pairs` times each, ABBA, after one warm-up each; first hand against itself as the control.
+/* ---- pairs.c ---- */
+
+/* One action, timed: sets as many of ret_ns as the group asked for. 0, or -1 after it said what failed. */
+#define BENCH_TIMES_MAX 2
+typedef int (*bench_fn)(void *user, uint64_t ret_ns[BENCH_TIMES_MAX]);
+
+/*
+ * Runs `library` and `hand` `pairs` times each, ABBA, after one warm-up each, first hand against itself as the control;
+ * sets `times` values. Under --quick `quick_pairs`, without a control.
  */
-int bench_ratio(struct bench *b, bench_fn library, bench_fn hand, void *user, int pairs, struct bench_value *ret);
+struct bench_pairs {
+	bench_fn library, hand;
+	void *user;
+	int pairs, quick_pairs, times;
+};
+int bench_ratio(const struct bench *b, const struct bench_pairs *p, struct bench_value *ret);
 void bench_count(struct bench_value *ret, double value);
+
+/* ---- report.c ---- */
+
+int bench_count_figures(const struct bench_metric *m);
+/* Prints the metric's line; false when a bar is missed. */
+bool bench_report(const struct bench *b, const struct bench_metric *m, const struct bench_value *values);
+
+/* ---- guard.c ---- */
+
+/* Runs fn in a child; ends it, and whatever descends from it, at the deadline. The child's exit status, or -1 after it
+ * said what went wrong. */
+int bench_guard(const char *name, int limit_s, int (*fn)(void *user), void *user);
+void bench_remove_tree(const char *path);
+
+/* ---- */
 
 /* `kata-bench ... --do lib|hand`: one create between two marks, for strace. */
 int bench_do(struct bench *b, const char *what);

@@ -21,7 +21,6 @@ struct create {
 	kata_context *ctx;
 	kata_vm_builder *builder;
 	struct hand_template template;
-	bool time_destroy;
 	size_t ballast;
 };
 
@@ -57,7 +56,8 @@ static kata_vm *create(struct create *c)
 	return vm;
 }
 
-static int by_library(void *user, uint64_t *ret_ns)
+/* Times: create, destroy. */
+static int by_library(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 {
 	struct create *c = user;
 	uint64_t begin = bench_now(), middle;
@@ -67,12 +67,13 @@ static int by_library(void *user, uint64_t *ret_ns)
 		return -1;
 	middle = bench_now();
 	kata_vm_destroy(vm, NULL, NULL);
-	*ret_ns = c->time_destroy ? bench_now() - middle : middle - begin;
+	ret_ns[0] = middle - begin;
+	ret_ns[1] = bench_now() - middle;
 	kata_vm_unref(vm);
 	return 0;
 }
 
-static int by_hand(void *user, uint64_t *ret_ns)
+static int by_hand(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 {
 	struct create *c = user;
 	uint64_t begin = bench_now(), middle;
@@ -82,7 +83,8 @@ static int by_hand(void *user, uint64_t *ret_ns)
 		return -1;
 	middle = bench_now();
 	hand_quit(&vm);
-	*ret_ns = c->time_destroy ? bench_now() - middle : middle - begin;
+	ret_ns[0] = middle - begin;
+	ret_ns[1] = bench_now() - middle;
 	return 0;
 }
 
@@ -115,25 +117,14 @@ static void create_close(struct create *c)
 	kata_context_free(c->ctx, NULL);
 }
 
-static int overhead(struct bench *b, struct bench_value *ret)
+static int create_and_destroy(struct bench *b, struct bench_value *values)
 {
 	struct create c;
+	struct bench_pairs p = {by_library, by_hand, &c, 40, 3, 2};
 	int rc = create_open(&c, b, false);
 
 	if (!rc)
-		rc = bench_ratio(b, by_library, by_hand, &c, 20, ret);
-	create_close(&c);
-	return rc;
-}
-
-static int destroy(struct bench *b, struct bench_value *ret)
-{
-	struct create c;
-	int rc = create_open(&c, b, false);
-
-	c.time_destroy = true;
-	if (!rc)
-		rc = bench_ratio(b, by_library, by_hand, &c, 20, ret);
+		rc = bench_ratio(b, &p, values);
 	create_close(&c);
 	return rc;
 }
@@ -148,11 +139,11 @@ struct counts {
 int bench_do(struct bench *b, const char *what)
 {
 	struct create c;
-	uint64_t ns;
+	uint64_t ns[BENCH_TIMES_MAX];
 	int rc = create_open(&c, b, false);
 
 	if (!rc)
-		rc = by_library(&c, &ns); /* warm: the worker threads are there, the accelerator is known */
+		rc = by_library(&c, ns); /* warm: the worker threads are there, the accelerator is known */
 	(void)!write(-1, "BENCH-BEGIN", 11);
 	if (!rc && strcmp(what, "hand") == 0) {
 		static struct hand_vm vm;
@@ -212,7 +203,7 @@ static int trace(struct bench *b, const char *what, struct counts *ret)
 	char path[256], self[512];
 	char *argv[] = {(char *)"strace", (char *)"-f", (char *)"-qq", (char *)"-s",         (char *)"96",
 			(char *)"-o",     path,         self,          (char *)b->guest_dir, (char *)b->build_dir,
-			(char *)"--do",   (char *)what, NULL};
+			(char *)"--do",   (char *)what, (char *)b->work_dir, NULL};
 	int status = -1;
 	pid_t pid;
 
@@ -233,48 +224,16 @@ static int trace(struct bench *b, const char *what, struct counts *ret)
 	return read_trace(path, ret);
 }
 
-static int count(struct bench *b, struct counts *library, struct counts *hand)
+static int counts(struct bench *b, struct bench_value *values)
 {
-	return trace(b, "hand", hand) || trace(b, "lib", library) ? -1 : 0;
-}
+	struct counts library, hand;
 
-static int count_commands(struct bench *b, struct bench_value *ret)
-{
-	struct counts l, h;
-
-	if (count(b, &l, &h))
+	if (trace(b, "hand", &hand) || trace(b, "lib", &library))
 		return -1;
-	bench_count(ret, l.commands - h.commands);
-	return 0;
-}
-
-static int count_forks(struct bench *b, struct bench_value *ret)
-{
-	struct counts l, h;
-
-	if (count(b, &l, &h))
-		return -1;
-	bench_count(ret, l.forks);
-	return 0;
-}
-
-static int count_sleeps(struct bench *b, struct bench_value *ret)
-{
-	struct counts l, h;
-
-	if (count(b, &l, &h))
-		return -1;
-	bench_count(ret, l.sleeps);
-	return 0;
-}
-
-static int count_calls(struct bench *b, struct bench_value *ret)
-{
-	struct counts l, h;
-
-	if (count(b, &l, &h))
-		return -1;
-	bench_count(ret, l.calls / h.calls);
+	bench_count(&values[0], library.commands - hand.commands);
+	bench_count(&values[1], library.forks);
+	bench_count(&values[2], library.sleeps);
+	bench_count(&values[3], library.calls / hand.calls);
 	return 0;
 }
 
@@ -357,7 +316,7 @@ static int rate(struct bench *b, struct bench_value *ret)
 
 /* ---- spawn ---- */
 
-static int start_with_ballast(void *user, uint64_t *ret_ns, size_t bytes)
+static int start_with_ballast(void *user, uint64_t ret_ns[BENCH_TIMES_MAX], size_t bytes)
 {
 	struct create *c = user;
 	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -371,12 +330,12 @@ static int start_with_ballast(void *user, uint64_t *ret_ns, size_t bytes)
 	return rc;
 }
 
-static int large(void *user, uint64_t *ret_ns)
+static int large(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 {
 	return start_with_ballast(user, ret_ns, 512u << 20);
 }
 
-static int small(void *user, uint64_t *ret_ns)
+static int small(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 {
 	return start_with_ballast(user, ret_ns, 8u << 20);
 }
@@ -386,23 +345,32 @@ static int small(void *user, uint64_t *ret_ns)
 static int spawn(struct bench *b, struct bench_value *ret)
 {
 	struct create c;
+	struct bench_pairs p = {large, small, &c, 31, 3, 1};
 	int rc = create_open(&c, b, true);
 
 	if (!rc)
-		rc = bench_ratio(b, large, small, &c, 31, ret);
+		rc = bench_ratio(b, &p, ret);
 	create_close(&c);
 	return rc;
 }
 
-const struct bench_metric bench_create[] = {
-	{"create_overhead", 1.05, 1.00, true, "ratio", overhead},
-	{"create_counts_commands", 0, 0, true, "count", count_commands},
-	{"create_counts_forks", 1, 1, true, "count", count_forks},
-	{"create_counts_sleeps", 0, 0, true, "count", count_sleeps},
-	{"create_counts_syscalls", 1.5, 1.1, true, "ratio", count_calls},
-	{"create_cpu_us", 500, 150, true, "us", cpu},
-	{"mock_rate", 2000, 10000, false, "per second", rate},
-	{"destroy_vs_hand", 1.3, 1.1, true, "ratio", destroy},
-	{"spawn_scaling", 1.6, 1.1, true, "ratio", spawn},
-	{NULL, 0, 0, false, NULL, NULL},
+const struct bench_group bench_create[] = {
+	{120,
+	 create_and_destroy,
+	 {{.name = "create_overhead", .unit = "ratio", .figures = {{NULL, 1.05, 1.00}}},
+	  {.name = "destroy_vs_hand", .unit = "ratio", .figures = {{NULL, 1.3, 1.1}}}}},
+	{60,
+	 counts,
+	 {{.name = "create_counts",
+	   .unit = "count",
+	   .figures = {{"extra QMP commands", 0, 0},
+		       {"forks", 1, 1},
+		       {"sleeps", 0, 0},
+		       {"syscalls / hand", 1.5, 1.1}}}}},
+	{30, cpu, {{.name = "create_cpu_us", .unit = "us", .figures = {{NULL, 500, 150}}}}},
+	{60,
+	 rate,
+	 {{.name = "mock_rate", .unit = "per second", .higher_is_better = true, .figures = {{NULL, 2000, 10000}}}}},
+	{90, spawn, {{.name = "spawn_scaling", .unit = "ratio", .figures = {{NULL, 1.6, 1.1}}}}},
+	{0, NULL, {{NULL}}},
 };

@@ -84,7 +84,7 @@ struct guest {
 	kata_nic *nics[NICS];
 	struct hand_template template;
 	struct hand_vm hand;
-	bool has_hand, time_unplug;
+	bool has_hand;
 	char image[256];
 };
 
@@ -170,7 +170,7 @@ static int batch_all(struct guest *g, bool add)
 	return rc ? bench_fail("batch", err) : 0;
 }
 
-static int together(void *user, uint64_t *ret_ns)
+static int together(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 {
 	struct guest *g = user;
 	uint64_t begin = bench_now();
@@ -180,11 +180,11 @@ static int together(void *user, uint64_t *ret_ns)
 	for (int i = 0; i < DISKS; i++)
 		if (await_disk(g, i) || await_nic(g, i))
 			return -1;
-	*ret_ns = bench_now() - begin;
+	ret_ns[0] = bench_now() - begin;
 	return batch_all(g, false);
 }
 
-static int one_by_one(void *user, uint64_t *ret_ns)
+static int one_by_one(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 {
 	struct guest *g = user;
 	uint64_t begin = bench_now();
@@ -196,23 +196,24 @@ static int one_by_one(void *user, uint64_t *ret_ns)
 	for (int i = 0; i < NICS; i++)
 		if (kata_vm_add_nic(g->vm, g->nics[i], NULL, &err) || await_nic(g, i))
 			return bench_fail("plug", err);
-	*ret_ns = bench_now() - begin;
+	ret_ns[0] = bench_now() - begin;
 	return batch_all(g, false);
 }
 
 static int parallel_guest(struct bench *b, struct bench_value *ret)
 {
 	struct guest g;
+	struct bench_pairs p = {together, one_by_one, &g, 15, 2, 1};
 	int rc = guest_open(&g, b, false);
 
 	if (!rc)
-		rc = bench_ratio(b, together, one_by_one, &g, 20, ret);
+		rc = bench_ratio(b, &p, ret);
 	guest_close(&g);
 	return rc;
 }
 
 /* One disk, plugged until the guest has it, and unplugged until it has let go. */
-static int library_disk(void *user, uint64_t *ret_ns)
+static int library_disk(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 {
 	struct guest *g = user;
 	uint64_t begin = bench_now(), middle;
@@ -223,11 +224,12 @@ static int library_disk(void *user, uint64_t *ret_ns)
 	middle = bench_now();
 	if (kata_vm_remove_storage(g->vm, kata_storage_get_id(g->disks[0]), NULL, &err))
 		return bench_fail("unplug", err);
-	*ret_ns = g->time_unplug ? bench_now() - middle : middle - begin;
+	ret_ns[0] = middle - begin;
+	ret_ns[1] = bench_now() - middle;
 	return 0;
 }
 
-static int hand_disk(void *user, uint64_t *ret_ns)
+static int hand_disk(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 {
 	static const char *const plug[] = {"{\"execute\":\"blockdev-add\",\"arguments\":{\"driver\":\"raw\",\"node-"
 					   "name\":\"h0\",\"discard\":\"unmap\",\"file\":{\"driver\":"
@@ -249,36 +251,29 @@ static int hand_disk(void *user, uint64_t *ret_ns)
 	    hand_qmp(&g->hand, "{\"execute\":\"blockdev-del\",\"arguments\":{\"node-name\":\"h0\"}}\n", -1) ||
 	    hand_qmp(&g->hand, "{\"execute\":\"remove-fd\",\"arguments\":{\"fdset-id\":77}}\n", -1))
 		return -1;
-	*ret_ns = g->time_unplug ? bench_now() - middle : middle - begin;
+	ret_ns[0] = middle - begin;
+	ret_ns[1] = bench_now() - middle;
 	return 0;
 }
 
-static int disk(struct bench *b, bool time_unplug, struct bench_value *ret)
+static int disk(struct bench *b, struct bench_value *values)
 {
 	static struct guest g;
+	struct bench_pairs p = {library_disk, hand_disk, &g, 40, 3, 2};
 	int rc = guest_open(&g, b, true);
 
-	g.time_unplug = time_unplug;
 	if (!rc)
-		rc = bench_ratio(b, library_disk, hand_disk, &g, 40, ret);
+		rc = bench_ratio(b, &p, values);
 	guest_close(&g);
 	return rc;
 }
 
-static int plug(struct bench *b, struct bench_value *ret)
-{
-	return disk(b, false, ret);
-}
-
-static int unplug(struct bench *b, struct bench_value *ret)
-{
-	return disk(b, true, ret);
-}
-
-const struct bench_metric bench_plug[] = {
-	{"plug_parallel_mock", 1.25, 1.05, true, "ratio", parallel_mock},
-	{"plug_parallel_guest", 1.00, 0.75, true, "ratio", parallel_guest},
-	{"plug_vs_hand", 1.10, 1.00, true, "ratio", plug},
-	{"unplug_vs_hand", 1.10, 1.00, true, "ratio", unplug},
-	{NULL, 0, 0, false, NULL, NULL},
+const struct bench_group bench_plug[] = {
+	{30, parallel_mock, {{.name = "plug_parallel_mock", .unit = "ratio", .figures = {{NULL, 1.25, 1.05}}}}},
+	{180, parallel_guest, {{.name = "plug_parallel_guest", .unit = "ratio", .figures = {{NULL, 1.00, 0.75}}}}},
+	{180,
+	 disk,
+	 {{.name = "plug_vs_hand", .unit = "ratio", .figures = {{NULL, 1.10, 1.00}}},
+	  {.name = "unplug_vs_hand", .unit = "ratio", .figures = {{NULL, 1.10, 1.00}}}}},
+	{0, NULL, {{NULL}}},
 };

@@ -84,33 +84,15 @@ static int measure(struct bench *b, struct cost *ret)
 	return rc;
 }
 
-static int heap(struct bench *b, struct bench_value *ret)
+static int idle(struct bench *b, struct bench_value *values)
 {
 	struct cost c;
 
 	if (measure(b, &c))
 		return -1;
-	bench_count(ret, c.heap_kib);
-	return 0;
-}
-
-static int fds(struct bench *b, struct bench_value *ret)
-{
-	struct cost c;
-
-	if (measure(b, &c))
-		return -1;
-	bench_count(ret, c.fds);
-	return 0;
-}
-
-static int threads(struct bench *b, struct bench_value *ret)
-{
-	struct cost c;
-
-	if (measure(b, &c))
-		return -1;
-	bench_count(ret, c.threads);
+	bench_count(&values[0], c.heap_kib);
+	bench_count(&values[1], c.fds);
+	bench_count(&values[2], c.threads);
 	return 0;
 }
 
@@ -147,10 +129,12 @@ static int text(struct bench *b, struct bench_value *ret)
 	return size < 0 ? -1 : 0;
 }
 
-const struct bench_metric bench_size[] = {
-	{"heap_per_vm_kib", 16, 4, true, "KiB", heap},
-	{"fds_per_vm", 4, 3, true, "count", fds},
-	{"threads_per_vm", 0, 0, true, "count", threads},
-	{"text_kib", 400, 200, true, "KiB", text},
-	{NULL, 0, 0, false, NULL, NULL},
+const struct bench_group bench_size[] = {
+	{60,
+	 idle,
+	 {{.name = "heap_per_vm_kib", .unit = "KiB", .figures = {{NULL, 16, 4}}},
+	  {.name = "fds_per_vm", .unit = "count", .figures = {{NULL, 4, 3}}},
+	  {.name = "threads_per_vm", .unit = "count", .figures = {{NULL, 0, 0}}}}},
+	{10, text, {{.name = "text_kib", .unit = "KiB", .figures = {{NULL, 400, 200}}}}},
+	{0, NULL, {{NULL}}},
 };

@@ -16,6 +16,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define ANSWER_S 60 /* what QEMU or its agent has not answered by then, it never will */
+
 /* ---- the template ---- */
 
 static int read_argv(struct hand_template *t, pid_t pid)
@@ -61,59 +63,122 @@ static int read_flags(pid_t pid, int fd)
 	return flags & O_ACCMODE;
 }
 
-/* The fds that QEMU was given: its own come after them and are eventfds, epolls and the like. */
-static bool is_given(const struct hand_template *t, int fd, const char *target)
+static int target_of(pid_t pid, int fd, char *out, size_t size)
 {
-	char option[32];
+	char path[64];
+	ssize_t n;
 
-	if (target[0] == '/' && strncmp(target, "/dev/", 5) != 0)
-		return true;
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, fd);
+	n = readlink(path, out, size - 1);
+	if (n <= 0)
+		return -1;
+	out[n] = '\0';
+	return 0;
+}
+
+static void take_fd(struct hand_template *t, int number, const char *path, int flags)
+{
+	if (t->fd_count == HAND_FDS)
+		return;
+	t->fds[t->fd_count].number = number;
+	snprintf(t->fds[t->fd_count].path, sizeof(t->fds[0].path), "%s", path);
+	t->fds[t->fd_count++].flags = flags;
+}
+
+/* An argument names the fd: as "fd=3,..." or, of the kernel and the initrd, as ".../fd/6". */
+static bool is_named(const struct hand_template *t, int fd)
+{
+	char option[32], tail[32];
+
 	snprintf(option, sizeof(option), "fd=%d,", fd);
-	for (int i = 0; t->argv[i]; i++)
-		if (strstr(t->argv[i], option))
-			return strncmp(target, "socket:", 7) == 0;
+	snprintf(tail, sizeof(tail), "/fd/%d", fd);
+	for (int i = 0; t->argv[i]; i++) {
+		const char *at = strstr(t->argv[i], tail);
+
+		if (strstr(t->argv[i], option) || (at && at[strlen(tail)] == '\0'))
+			return true;
+	}
 	return false;
+}
+
+static bool is_file(const char *target)
+{
+	return target[0] == '/' && strcmp(target, "/dev/null") != 0;
+}
+
+static void take_named_fds(struct hand_template *t, pid_t pid)
+{
+	char target[256];
+
+	for (int fd = 3; fd < HAND_LOW_FDS; fd++) {
+		if (!is_named(t, fd) || target_of(pid, fd, target, sizeof(target)))
+			continue;
+		if (strncmp(target, "socket:", 7) == 0)
+			take_fd(t, fd, "", 0);
+		else if (is_file(target))
+			take_fd(t, fd, target, read_flags(pid, fd));
+	}
+}
+
+/* Of "-add-fd fd=N,set=S" QEMU keeps a duplicate under another number: the n-th disk file it has open is the n-th's. */
+static void take_disk_fds(struct hand_template *t, pid_t pid)
+{
+	char target[256], last[256] = "";
+	int fd = 3;
+
+	for (int i = 0; t->argv[i]; i++) {
+		if (strncmp(t->argv[i], "fd=", 3) != 0 || !strstr(t->argv[i], ",set="))
+			continue;
+		for (; fd < HAND_LOW_FDS; fd++)
+			if (target_of(pid, fd, target, sizeof(target)) == 0 && is_file(target) && !is_named(t, fd) &&
+			    strcmp(target, last) != 0)
+				break;
+		if (fd == HAND_LOW_FDS)
+			return;
+		take_fd(t, atoi(t->argv[i] + 3), target, read_flags(pid, fd));
+		snprintf(last, sizeof(last), "%s", target);
+	}
 }
 
 int hand_capture(struct hand_template *t, pid_t pid, const char *dir)
 {
-	char path[64], target[256];
-
 	memset(t, 0, sizeof(*t));
 	snprintf(t->dir, sizeof(t->dir), "%s", dir);
 	mkdir(t->dir, 0700);
 	if (read_argv(t, pid))
 		return -1;
-	for (int fd = 3; fd < 200 && t->fd_count < HAND_FDS; fd++) {
-		ssize_t n;
-
-		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, fd);
-		n = readlink(path, target, sizeof(target) - 1);
-		if (n <= 0)
-			continue;
-		target[n] = '\0';
-		if (!is_given(t, fd, target))
-			continue;
-		t->fds[t->fd_count].number = fd;
-		if (target[0] == '/')
-			snprintf(t->fds[t->fd_count].path, sizeof(t->fds[0].path), "%s", target);
-		t->fds[t->fd_count++].flags = read_flags(pid, fd);
-	}
+	take_named_fds(t, pid);
+	take_disk_fds(t, pid);
 	return 0;
+}
+
+/* Whatever is opened from here on lies above every number QEMU wants: dup2 in the child is then all it takes. */
+static void hold_low_fds(struct hand_template *t)
+{
+	int fd = 0;
+
+	while (fd < HAND_LOW_FDS && t->held_count < HAND_LOW_FDS) {
+		fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+		if (fd < 0)
+			return;
+		t->held[t->held_count++] = fd;
+	}
 }
 
 void hand_forget(struct hand_template *t)
 {
 	for (int i = 0; t->argv[i]; i++)
 		free(t->argv[i]);
+	for (int i = 0; i < t->held_count; i++)
+		close(t->held[i]);
 	memset(t, 0, sizeof(*t));
 }
 
 /* ---- start, quit ---- */
 
-static void socket_path(const struct hand_template *t, int number, char *out, size_t size)
+static int socket_path(const struct hand_template *t, int number, char *out, size_t size)
 {
-	snprintf(out, size, "%s/%d.sock", t->dir, number);
+	return snprintf(out, size, "%s/%d.sock", t->dir, number) < (int)size ? 0 : -1;
 }
 
 static int listen_at(const char *path)
@@ -128,36 +193,71 @@ static int listen_at(const char *path)
 	return fd;
 }
 
-static int connect_to(const struct hand_template *t, int number)
+/* A read that is never answered ends with an error; a time limit of the socket costs nothing a read. */
+static int connect_path(const char *path)
 {
+	static const struct timeval limit = {.tv_sec = ANSWER_S};
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	socket_path(t, number, a.sun_path, sizeof(a.sun_path));
-	return connect(fd, (struct sockaddr *)&a, sizeof(a)) ? -1 : fd;
+	if (fd < 0)
+		return -1;
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s", path);
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) == 0 &&
+	    connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0)
+		return fd;
+	close(fd);
+	return -1;
 }
 
+static int connect_to(const struct hand_template *t, int number)
+{
+	char path[108];
+
+	return socket_path(t, number, path, sizeof(path)) ? -1 : connect_path(path);
+}
+
+static int open_one(const struct hand_template *t, int i)
+{
+	char path[108];
+	int fd, lifted;
+
+	if (t->fds[i].path[0])
+		fd = open(t->fds[i].path, t->fds[i].flags | O_CLOEXEC);
+	else
+		fd = socket_path(t, t->fds[i].number, path, sizeof(path)) ? -1 : listen_at(path);
+	if (fd < 0 || fd >= HAND_LOW_FDS)
+		return fd;
+	lifted = fcntl(fd, F_DUPFD_CLOEXEC, HAND_LOW_FDS); /* the library let go of a low one after all */
+	close(fd);
+	return lifted;
+}
+
+/* Our ends of the listening sockets are closed: a connection to a QEMU that died must break. */
 static int spawn(const struct hand_template *t, pid_t *ret_pid)
 {
 	static char *const no_env[] = {NULL};
 	posix_spawn_file_actions_t actions;
-	int fds[HAND_FDS], rc;
-	char path[256];
+	int fds[HAND_FDS], count, rc = 0;
+	char log[80];
 
+	snprintf(log, sizeof(log), "%s/vmm.log", t->dir);
 	posix_spawn_file_actions_init(&actions);
 	posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDWR, 0);
 	posix_spawn_file_actions_adddup2(&actions, 0, 1);
-	posix_spawn_file_actions_adddup2(&actions, 0, 2);
-	for (int i = 0; i < t->fd_count; i++) {
-		socket_path(t, t->fds[i].number, path, sizeof(path));
-		fds[i] = t->fds[i].path[0] ? open(t->fds[i].path, t->fds[i].flags | O_CLOEXEC) : listen_at(path);
-		fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 300);
-		posix_spawn_file_actions_adddup2(&actions, fds[i], t->fds[i].number);
+	posix_spawn_file_actions_addopen(&actions, 2, log, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	for (count = 0; !rc && count < t->fd_count; count++) {
+		fds[count] = open_one(t, count);
+		rc = fds[count] < 0
+			     ? -1
+			     : posix_spawn_file_actions_adddup2(&actions, fds[count], t->fds[count].number);
 	}
-	rc = posix_spawn(ret_pid, t->argv[0], &actions, NULL, t->argv, no_env);
+	if (!rc)
+		rc = posix_spawn(ret_pid, t->argv[0], &actions, NULL, t->argv, no_env);
 	posix_spawn_file_actions_destroy(&actions);
-	for (int i = 0; i < t->fd_count; i++)
-		close(fds[i]);
+	while (count-- > 0)
+		if (fds[count] >= 0)
+			close(fds[count]);
 	return rc ? -1 : 0;
 }
 
@@ -225,8 +325,10 @@ int hand_qmp(struct hand_vm *vm, const char *command, int pass_fd)
 	return hand_qmp_until(vm, "\"return\"");
 }
 
-int hand_start(const struct hand_template *t, struct hand_vm *vm)
+int hand_start(struct hand_template *t, struct hand_vm *vm)
 {
+	if (!t->held_count)
+		hold_low_fds(t);
 	memset(vm, 0, offsetof(struct hand_vm, buffer));
 	vm->have = 0;
 	vm->qmp = vm->agent = -1;
@@ -243,7 +345,7 @@ int hand_quit(struct hand_vm *vm)
 	static const char quit[] = "{\"execute\":\"quit\"}\n";
 	int status;
 
-	if (write(vm->qmp, quit, sizeof(quit) - 1) < 0)
+	if (send(vm->qmp, quit, sizeof(quit) - 1, MSG_NOSIGNAL) < 0)
 		kill(vm->pid, SIGKILL);
 	while (waitpid(vm->pid, &status, 0) < 0 && errno == EINTR)
 		;
@@ -328,37 +430,78 @@ int hand_agent_await(struct hand_vm *vm, const char *kind, const char *address)
 	return call(vm, "kata.Guest", "AwaitDevice", payload, at);
 }
 
-/* ---- echo ---- */
+/* ---- a peer that answers canned bytes ---- */
 
-/* The peer is a process of its own, as QEMU is; forked before anything else of the bench has a thread. */
-int hand_echo_start(size_t in, size_t out, pid_t *ret_pid, int *ret_fd)
+/* Response{payload: {status: SERVING}}, and to every method but Check Response{status: {code: 12}} (unimplemented). */
+static size_t answer_frame(const unsigned char *frame, size_t len, unsigned char *out)
 {
-	char request[256], reply[256] = {0};
-	int fds[2];
+	static const unsigned char serving[] = {0x12, 0x02, 0x08, 0x01}, absent[] = {0x0a, 0x02, 0x08, 0x0c};
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
-		return -1;
-	*ret_pid = fork();
+	memset(out, 0, 10);
+	memcpy(out + 4, frame + 4, 4); /* the stream */
+	out[3] = sizeof(serving);
+	out[8] = 2;
+	memcpy(out + 10, memmem(frame, len, "\x12\x05" "Check", 7) ? serving : absent, sizeof(serving));
+	return 10 + sizeof(serving);
+}
+
+static void serve(int fd)
+{
+	unsigned char in[4096], out[4096];
+	size_t have = 0, answer;
+	ssize_t n;
+
+	while ((n = read(fd, in + have, sizeof(in) - have)) > 0) {
+		size_t at = 0;
+
+		have += (size_t)n;
+		answer = 0;
+		while (have - at >= 10) {
+			size_t len = 10 + ((size_t)in[at + 2] << 8 | in[at + 3]);
+
+			if (have - at < len || answer + 14 > sizeof(out))
+				break;
+			answer += answer_frame(in + at, len, out + answer);
+			at += len;
+		}
+		have -= at;
+		memmove(in, in + at, have);
+		if (answer && write(fd, out, answer) != (ssize_t)answer)
+			break;
+	}
+	close(fd);
+}
+
+/* A process of its own, as QEMU is; forked before anything else of the bench has a thread. */
+int hand_peer_start(const char *path, pid_t *ret_pid)
+{
+	int fd = listen_at(path);
+
+	*ret_pid = fd < 0 ? -1 : fork();
 	if (*ret_pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		close(fds[0]);
-		while (read_all(fds[1], request, in) == 0)
-			if (write(fds[1], reply, out) != (ssize_t)out)
-				break;
-		_exit(0);
+		for (;;)
+			serve(accept4(fd, NULL, NULL, SOCK_CLOEXEC));
 	}
-	close(fds[1]);
-	*ret_fd = fds[0];
+	if (fd >= 0)
+		close(fd);
 	return *ret_pid < 0 ? -1 : 0;
 }
 
-int hand_echo(int fd, const void *request, size_t in, void *reply, size_t out)
+int hand_peer_connect(const char *path)
+{
+	return connect_path(path);
+}
+
+int hand_peer_call(int fd, const void *request, size_t in, void *reply, size_t out)
 {
 	return write(fd, request, in) == (ssize_t)in ? read_all(fd, reply, out) : -1;
 }
 
-void hand_echo_stop(pid_t pid, int fd)
+void hand_peer_stop(pid_t pid)
 {
-	close(fd);
+	if (pid <= 0)
+		return;
+	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 }

@@ -16,6 +16,7 @@
 
 #define HAND_ARGS 160
 #define HAND_FDS 32
+#define HAND_LOW_FDS 64
 
 struct hand_template {
 	char *argv[HAND_ARGS + 1];
@@ -27,6 +28,8 @@ struct hand_template {
 	int fd_count;
 	int qmp_number, agent_number; /* the fds of those sockets */
 	char dir[64];                 /* where sockets are made */
+	int held[HAND_LOW_FDS];       /* so that the numbers QEMU wants are not ours */
+	int held_count;
 };
 
 struct hand_vm {
@@ -39,7 +42,7 @@ struct hand_vm {
 int hand_capture(struct hand_template *t, pid_t pid, const char *dir);
 void hand_forget(struct hand_template *t);
 /* Files opened, sockets made, QEMU spawned, QMP ready, vCPUs running. */
-int hand_start(const struct hand_template *t, struct hand_vm *vm);
+int hand_start(struct hand_template *t, struct hand_vm *vm);
 /* Sends one command, reads lines until its return (events on the way are skipped). */
 int hand_qmp(struct hand_vm *vm, const char *command, int pass_fd);
 /* Reads lines until one has `text`. */
@@ -52,8 +55,11 @@ int hand_agent_connect(const struct hand_template *t, struct hand_vm *vm);
 /* AwaitDevice of kata.Guest, encoded by hand. kind: "blk", "net". */
 int hand_agent_await(struct hand_vm *vm, const char *kind, const char *address);
 
-/* A process that reads `in` bytes and answers `out` bytes, for ever, on a unix stream socket. */
-int hand_echo_start(size_t in, size_t out, pid_t *ret_pid, int *ret_fd);
-int hand_echo(int fd, const void *request, size_t in, void *reply, size_t out);
-void hand_echo_stop(pid_t pid, int fd);
+/* A process that listens at the path and answers each ttrpc request with canned bytes: Check well, all else as
+ * unimplemented. One read and one write a request. */
+int hand_peer_start(const char *path, pid_t *ret_pid);
+int hand_peer_connect(const char *path);
+/* `in` bytes there, `out` bytes back. */
+int hand_peer_call(int fd, const void *request, size_t in, void *reply, size_t out);
+void hand_peer_stop(pid_t pid);
 #endif
