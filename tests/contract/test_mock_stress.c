@@ -164,24 +164,28 @@ static void plug_until_gone(void)
 	kata_nic_unref(n);
 }
 
-static void destroy_soon(void *user, unsigned index)
+static void destroy_soon(void)
 {
 	kata_error *e = NULL;
 
-	if (index) {
-		plug_until_gone();
-		return;
-	}
 	kata_vm_wait(vm, 20, NULL);
 	if (kata_vm_destroy(vm, NULL, &e) < 0)
 		vm_stress_note_failure("destroy", e);
 	atomic_store(&gone, true);
 }
 
+static void plug_or_destroy(void *user, unsigned index)
+{
+	if (index)
+		plug_until_gone();
+	else
+		destroy_soon();
+}
+
 Test(mock_stress, a_destroy_among_plugs_ends_them_all, .timeout = 300)
 {
 	open_machine(0, THREADS);
-	vm_stress_run_threads(THREADS, destroy_soon, NULL);
+	vm_stress_run_threads(THREADS, plug_or_destroy, NULL);
 	cr_assert_eq(kata_vm_get_state(vm), KATA_VM_DESTROYED);
 	close_machine();
 }
