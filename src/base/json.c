@@ -106,7 +106,46 @@ int kata__json_get_object(const json_t *o, const char *what, const char *key, js
 	return 0;
 }
 
+int kata__json_set_text(json_t *o, const char *key, const char *text)
+{
+	return text ? json_object_set_new(o, key, json_string(text)) : 0;
+}
+
+struct dump {
+	char *text;
+	size_t len, alloc;
+	bool failed;
+};
+
+static int dump_append(const char *piece, size_t size, void *user)
+{
+	struct dump *d = user;
+	size_t alloc = d->alloc ? d->alloc : 256;
+	char *grown;
+
+	while (alloc < d->len + size + 1)
+		alloc *= 2;
+	grown = alloc == d->alloc ? d->text : realloc(d->text, alloc);
+	if (!grown || d->failed) {
+		d->failed = true;
+		return -1;
+	}
+	d->text = grown;
+	d->alloc = alloc;
+	memcpy(d->text + d->len, piece, size);
+	d->len += size;
+	d->text[d->len] = '\0';
+	return 0;
+}
+
+/* Not json_dumps(): for want of memory that may leave pieces out and yet succeed, since jansson 2.14 does not look at
+ * the outcome of writing a key. Here the failure sticks. */
 char *kata__json_dump(const json_t *o)
 {
-	return json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS);
+	struct dump d = {0};
+
+	if (json_dump_callback(o, dump_append, &d, JSON_COMPACT | JSON_SORT_KEYS) == 0 && !d.failed)
+		return d.text;
+	free(d.text);
+	return NULL;
 }

@@ -347,17 +347,26 @@ void kata__nic_set_plugged(kata_nic *n, const char *address)
 
 /* ---- JSON ---- */
 
+/* Under the mutex. */
+static json_t *to_json(const kata_nic *n)
+{
+	json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:s}", "id", n->id, "type", type_names[n->type], "mac", n->mac,
+			      "mtu", (json_int_t)n->mtu, "state", kata_device_state_get_name(n->state));
+
+	if (!o || kata__json_set_text(o, "tap_name", kata_nic_get_tap_name(n)) < 0 ||
+	    kata__json_set_text(o, "address", n->address[0] ? n->address : NULL) < 0) {
+		json_decref(o);
+		return NULL;
+	}
+	return o;
+}
+
 json_t *kata__nic_to_json(const kata_nic *n)
 {
-	json_t *o = json_pack("{s:s, s:s, s:s*, s:s, s:I}", "id", n->id, "type", type_names[n->type], "tap_name",
-			      kata_nic_get_tap_name(n), "mac", n->mac, "mtu", (json_int_t)n->mtu);
+	json_t *o;
 
-	if (!o)
-		return NULL;
 	lock(n);
-	if (n->address[0])
-		json_object_set_new(o, "address", json_string(n->address));
-	json_object_set_new(o, "state", json_string(kata_device_state_get_name(n->state)));
+	o = to_json(n);
 	unlock(n);
 	return o;
 }

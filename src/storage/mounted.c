@@ -12,17 +12,21 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "base/fd.h"
+
 #define DEVICES_MAX 512u
 
 struct devices {
 	dev_t list[DEVICES_MAX];
 	size_t count;
+	bool overflow; /* there were more: nobody can tell then */
 };
 
 static void add_device(struct devices *d, dev_t dev)
@@ -32,6 +36,8 @@ static void add_device(struct devices *d, dev_t dev)
 			return;
 	if (d->count < DEVICES_MAX)
 		d->list[d->count++] = dev;
+	else
+		d->overflow = true;
 }
 
 static bool has_device(const struct devices *d, dev_t dev)
@@ -42,59 +48,86 @@ static bool has_device(const struct devices *d, dev_t dev)
 	return false;
 }
 
+/* A small file of sysfs, without its newline. False when it is not there: then it is no such device. Allocates nothing,
+ * so it cannot say no for want of memory. */
+static bool read_sys(const char *path, char *out, size_t size)
+{
+	KATA_AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, out, size - 1);
+
+	if (n <= 0)
+		return false;
+	out[n] = '\0';
+	out[strcspn(out, "\n")] = '\0';
+	return true;
+}
+
 /* "MAJOR:MINOR" of dir/name/dev or dir/dev. */
 static bool read_dev(const char *dir, const char *name, dev_t *ret)
 {
-	char path[512];
+	char path[512], text[32];
 	unsigned maj, min;
-	FILE *f;
 	int n;
 
 	n = snprintf(path, sizeof(path), "%s/%s%sdev", dir, name, name[0] ? "/" : "");
-	if (n < 0 || (size_t)n >= sizeof(path))
+	if (n < 0 || (size_t)n >= sizeof(path) || !read_sys(path, text, sizeof(text)))
 		return false;
-	f = fopen(path, "re");
-	if (!f)
+	if (sscanf(text, "%u:%u", &maj, &min) != 2)
 		return false;
-	n = fscanf(f, "%u:%u", &maj, &min);
-	fclose(f);
 	*ret = makedev(maj, min);
-	return n == 2;
+	return true;
+}
+
+/* Calls fn for each name in a directory. One that is not there has none; one that cannot be read is an error, since
+ * then nobody can tell what is mounted. */
+static int for_each_name(const char *dir,
+			 void (*fn)(struct devices *d, const char *dir, const char *name, const struct stat *st),
+			 struct devices *d, const struct stat *st, kata_error **err)
+{
+	DIR *stream = opendir(dir);
+	struct dirent *e;
+	int rc = 0;
+
+	if (!stream)
+		return errno == ENOENT ? 0
+				       : kata__fail_errno(err, errno, "cannot read %s, to see what is mounted", dir);
+	do {
+		errno = 0;
+		e = readdir(stream);
+		if (e)
+			fn(d, dir, e->d_name, st);
+		else if (errno)
+			rc = kata__fail_errno(err, errno, "cannot read %s, to see what is mounted", dir);
+	} while (e);
+	closedir(stream);
+	return rc;
 }
 
 /* The subdirectories of a disk in sysfs that have a number are its partitions. */
-static void add_partitions(struct devices *d, const char *sys_dir)
+static void add_partition(struct devices *d, const char *dir, const char *name, const struct stat *st)
 {
-	DIR *dir = opendir(sys_dir);
-	struct dirent *e;
 	char path[512];
 	dev_t dev;
+	int n = snprintf(path, sizeof(path), "%s/%s/partition", dir, name);
 
-	while (dir && (e = readdir(dir))) {
-		int n = snprintf(path, sizeof(path), "%s/%s/partition", sys_dir, e->d_name);
-
-		if (n > 0 && (size_t)n < sizeof(path) && access(path, F_OK) == 0 && read_dev(sys_dir, e->d_name, &dev))
-			add_device(d, dev);
-	}
-	if (dir)
-		closedir(dir);
+	if (n > 0 && (size_t)n < sizeof(path) && access(path, F_OK) == 0 && read_dev(dir, name, &dev))
+		add_device(d, dev);
 }
 
-static void add_block_device(struct devices *d, dev_t dev)
+static int add_block_device(struct devices *d, const struct stat *st, kata_error **err)
 {
 	char dir[64], path[96];
 	dev_t whole;
 
-	add_device(d, dev);
-	snprintf(dir, sizeof(dir), "/sys/dev/block/%u:%u", major(dev), minor(dev));
+	add_device(d, st->st_rdev);
+	snprintf(dir, sizeof(dir), "/sys/dev/block/%u:%u", major(st->st_rdev), minor(st->st_rdev));
 	snprintf(path, sizeof(path), "%s/partition", dir);
-	if (access(path, F_OK) == 0) {
-		snprintf(path, sizeof(path), "%s/..", dir);
-		if (read_dev(path, "", &whole))
-			add_device(d, whole);
-		return;
-	}
-	add_partitions(d, dir);
+	if (access(path, F_OK) < 0)
+		return for_each_name(dir, add_partition, d, st, err);
+	snprintf(path, sizeof(path), "%s/..", dir);
+	if (read_dev(path, "", &whole))
+		add_device(d, whole);
+	return 0;
 }
 
 /* Is the loop device `name` backed by the file of `st`? The path in sysfs says " (deleted)" when it is gone. */
@@ -102,38 +135,33 @@ static bool is_backed_by(const char *name, const struct stat *st)
 {
 	char path[512], backing[4200];
 	struct stat other;
-	FILE *f;
-	bool read;
 
 	snprintf(path, sizeof(path), "/sys/block/%.64s/loop/backing_file", name);
-	f = fopen(path, "re");
-	if (!f)
-		return false;
-	read = fgets(backing, sizeof(backing), f) != NULL;
-	fclose(f);
-	if (!read)
-		return false;
-	backing[strcspn(backing, "\n")] = '\0';
-	return stat(backing, &other) == 0 && other.st_dev == st->st_dev && other.st_ino == st->st_ino;
+	return read_sys(path, backing, sizeof(backing)) && stat(backing, &other) == 0 && other.st_dev == st->st_dev &&
+	       other.st_ino == st->st_ino;
 }
 
-static void add_loop_devices(struct devices *d, const struct stat *st)
+static void add_loop_device(struct devices *d, const char *dir, const char *name, const struct stat *st)
 {
-	DIR *dir = opendir("/sys/block");
-	struct dirent *e;
-	char path[512];
 	dev_t dev;
 
-	while (dir && (e = readdir(dir))) {
-		if (strncmp(e->d_name, "loop", 4) != 0 || !is_backed_by(e->d_name, st))
-			continue;
-		if (read_dev("/sys/block", e->d_name, &dev))
-			add_device(d, dev);
-		snprintf(path, sizeof(path), "/sys/block/%.64s", e->d_name);
-		add_partitions(d, path);
+	if (strncmp(name, "loop", 4) == 0 && is_backed_by(name, st) && read_dev(dir, name, &dev))
+		add_device(d, dev);
+}
+
+/* The loop devices of the file, then their partitions. */
+static int add_loop_devices(struct devices *d, const struct stat *st, kata_error **err)
+{
+	char dir[64];
+	size_t loops;
+	int rc = for_each_name("/sys/block", add_loop_device, d, st, err);
+
+	loops = d->count;
+	for (size_t i = 0; rc == 0 && i < loops; i++) {
+		snprintf(dir, sizeof(dir), "/sys/dev/block/%u:%u", major(d->list[i]), minor(d->list[i]));
+		rc = for_each_name(dir, add_partition, d, st, err);
 	}
-	if (dir)
-		closedir(dir);
+	return rc;
 }
 
 /* mountinfo writes space, tab, newline and backslash as \ooo. */
@@ -205,12 +233,19 @@ static int check_mounts(const struct devices *d, const char *what, kata_error **
 	if (!f)
 		return kata__fail_errno(err, errno, "%s: cannot tell whether it is mounted: /proc/self/mountinfo",
 					what);
-	while (rc == 0 && getline(&line, &size, f) > 0) {
+	for (;;) {
+		errno = 0;
+		if (getline(&line, &size, f) <= 0)
+			break;
 		line[strcspn(line, "\n")] = '\0';
-		if (parse_mount(line, &m) && is_of(&m, d))
-			rc = kata__fail(err, KATA_E_BUSY, HOST, "%s: is mounted on the host, at %s: unmount it first",
-					what, m.point);
+		if (!parse_mount(line, &m) || !is_of(&m, d))
+			continue;
+		rc = kata__fail(err, KATA_E_BUSY, HOST, "%s: is mounted on the host, at %s: unmount it first", what,
+				m.point);
+		break;
 	}
+	if (rc == 0 && errno)
+		rc = kata__fail_errno(err, errno, "%s: cannot tell whether it is mounted: /proc/self/mountinfo", what);
 	free(line);
 	fclose(f);
 	return rc;
@@ -219,15 +254,15 @@ static int check_mounts(const struct devices *d, const char *what, kata_error **
 int kata__check_not_mounted(const struct stat *st, const char *what, kata_error **err)
 {
 	struct devices *d = calloc(1, sizeof(*d));
-	int rc = 0;
+	int rc;
 
 	if (!d)
 		return kata__fail_no_memory(err);
-	if (S_ISBLK(st->st_mode))
-		add_block_device(d, st->st_rdev);
-	else
-		add_loop_devices(d, st);
-	if (d->count)
+	rc = S_ISBLK(st->st_mode) ? add_block_device(d, st, err) : add_loop_devices(d, st, err);
+	if (rc == 0 && d->overflow)
+		rc = kata__fail(err, KATA_E_EXHAUSTED, HOST, "%s: has more than %u partitions and loop devices", what,
+				DEVICES_MAX);
+	if (rc == 0 && d->count)
 		rc = check_mounts(d, what, err);
 	free(d);
 	return rc;

@@ -345,27 +345,40 @@ static json_t *options_to_json(char *const *options)
 {
 	json_t *list = json_array();
 
-	for (size_t i = 0; list && options && options[i]; i++)
-		json_array_append_new(list, json_string(options[i]));
+	for (size_t i = 0; list && options && options[i]; i++) {
+		if (json_array_append_new(list, json_string(options[i])) < 0) {
+			json_decref(list);
+			return NULL;
+		}
+	}
 	return list;
+}
+
+/* Under the mutex. */
+static json_t *to_json(const kata_storage *s)
+{
+	bool plugged = s->address[0] != '\0';
+	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:b, s:s, s:o, s:s}", "id", s->id, "path", s->path, "format",
+			      format_names[s->format], "driver", driver_names[s->driver], "read_only",
+			      (int)(s->flags & KATA_STORAGE_READ_ONLY), "fstype", s->fstype, "mount_options",
+			      options_to_json(s->mount_options), "state", state_names[s->state]);
+
+	if (!o || kata__json_set_text(o, "backing_path", s->backing_path) < 0 ||
+	    kata__json_set_text(o, "backing_format", s->backing_path ? format_names[s->backing_format] : NULL) < 0 ||
+	    kata__json_set_text(o, "address", plugged ? s->address : NULL) < 0 ||
+	    (plugged && json_object_set_new(o, "size_bytes", json_integer((json_int_t)s->size_bytes)) < 0)) {
+		json_decref(o);
+		return NULL;
+	}
+	return o;
 }
 
 json_t *kata__storage_to_json(const kata_storage *s)
 {
-	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:b, s:s*, s:s*, s:s, s:o}", "id", s->id, "path", s->path, "format",
-			      format_names[s->format], "driver", driver_names[s->driver], "read_only",
-			      (int)(s->flags & KATA_STORAGE_READ_ONLY), "backing_path", s->backing_path,
-			      "backing_format", s->backing_path ? format_names[s->backing_format] : NULL, "fstype",
-			      s->fstype, "mount_options", options_to_json(s->mount_options));
+	json_t *o;
 
-	if (!o)
-		return NULL;
 	lock(s);
-	if (s->address[0]) {
-		json_object_set_new(o, "address", json_string(s->address));
-		json_object_set_new(o, "size_bytes", json_integer((json_int_t)s->size_bytes));
-	}
-	json_object_set_new(o, "state", json_string(state_names[s->state]));
+	o = to_json(s);
 	unlock(s);
 	return o;
 }

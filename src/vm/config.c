@@ -322,19 +322,36 @@ void kata__vm_config_copy_free(struct kata__vm_config_copy *c)
 
 /* ---- JSON ---- */
 
+static json_t *params_to_json(char *const *params)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; list && params[i]; i++) {
+		if (json_array_append_new(list, json_string(params[i])) < 0) {
+			json_decref(list);
+			return NULL;
+		}
+	}
+	return list;
+}
+
 json_t *kata__vm_config_to_json(const struct kata__vm_config_copy *c)
 {
 	const kata_vm_config *v = &c->v;
-	json_t *params = json_array();
+	json_t *o = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:b, s:I}", "id", v->id, "cpus", (json_int_t)v->cpus,
+			      "cpus_max", (json_int_t)v->cpus_max, "memory_mib", (json_int_t)v->memory_mib,
+			      "memory_max_mib", (json_int_t)v->memory_max_mib, "memory_slots",
+			      (json_int_t)v->memory_slots, "kernel_params", params_to_json(c->kernel_params),
+			      "memory_shared", (int)v->memory_shared, "device_slots", (json_int_t)v->device_slots);
 
-	for (size_t i = 0; params && c->kernel_params[i]; i++)
-		json_array_append_new(params, json_string(c->kernel_params[i]));
-	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:s*, s:s*, s:s*, s:o, s:s*, s:b, s:s*, s:I}", "id", v->id,
-			 "cpus", (json_int_t)v->cpus, "cpus_max", (json_int_t)v->cpus_max, "memory_mib",
-			 (json_int_t)v->memory_mib, "memory_max_mib", (json_int_t)v->memory_max_mib, "memory_slots",
-			 (json_int_t)v->memory_slots, "kernel", v->kernel, "initrd", v->initrd, "image", v->image,
-			 "kernel_params", params, "memory_path", v->memory_path, "memory_shared", (int)v->memory_shared,
-			 "machine", v->machine, "device_slots", (json_int_t)v->device_slots);
+	if (!o || kata__json_set_text(o, "kernel", v->kernel) < 0 || kata__json_set_text(o, "initrd", v->initrd) < 0 ||
+	    kata__json_set_text(o, "image", v->image) < 0 ||
+	    kata__json_set_text(o, "memory_path", v->memory_path) < 0 ||
+	    kata__json_set_text(o, "machine", v->machine) < 0) {
+		json_decref(o);
+		return NULL;
+	}
+	return o;
 }
 
 static int read_u32(const json_t *o, const char *what, const char *key, uint32_t max, uint32_t *ret, kata_error **err)

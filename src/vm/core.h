@@ -33,10 +33,10 @@ struct kata__vm_listener {
 };
 
 struct kata__vm_shared {
-	atomic_uint lives;     /* handles, and ops under way: at 0 a live machine is destroyed */
-	atomic_uint refs;      /* the same, and ops that have ended but are not freed: at 0 the memory goes */
+	atomic_uint lives;       /* handles, and ops under way: at 0 a live machine is destroyed */
+	atomic_uint refs;        /* the same, and ops that have ended but are not freed: at 0 the memory goes */
 	bool last_destroy_tried; /* the destroy of a last unref was tried: free, whatever came of it */
-	bool registered;       /* the id is held in the context's list */
+	bool registered;         /* the id is held in the context's list */
 
 	pthread_mutex_t mutex; /* what follows, up to the next blank line */
 	kata_vm_state state;
@@ -89,8 +89,8 @@ int kata__vm_fail_state(const kata_vm *vm, kata_vm_state state, uint32_t permitt
 int kata__vm_alloc(kata_context *ctx, const struct kata__vm_driver *driver, struct kata__vm_config_copy *take_config,
 		   const char *uuid, kata_vm_state state, kata_vm **ret, kata_error **err);
 void kata__vm_free(kata_vm *vm);
-/* The halves of kata_vm_unref: an op drops its life in its finish, so that who waited for it holds the last one, and its
- * memory when it is freed. */
+/* The halves of kata_vm_unref: an op drops its life in its finish, so that who waited for it holds the last one, and
+ * its memory when it is freed. */
 void kata__vm_drop_life(kata_vm *vm);
 void kata__vm_drop_memory(kata_vm *vm);
 void kata__vm_move_locked(kata_vm *vm, kata_vm_state state);
@@ -142,6 +142,8 @@ int kata__vm_begin_nic(kata_vm *vm, bool add, kata_nic *nic, const kata_op_optio
 void kata__vm_drain_check(kata_vm *vm);
 
 /* The record (record.c). */
+/* [leader] Asks the driver for its part anew; without one there is no record. */
+int kata__vm_record_refresh(kata_vm *vm, kata_error **err);
 int kata__vm_record_text(kata_vm *vm, char **ret, kata_error **err);
 int kata__vm_record_restore(kata_vm *vm, json_t *record, kata_error **err);
 /* Checks format, version, driver and the fixed members. */

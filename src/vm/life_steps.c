@@ -32,14 +32,20 @@ static void describe_owner(const kata_vm *vm, uint64_t epoch, const struct kata_
 	snprintf(ret->vm_uuid, sizeof(ret->vm_uuid), "%s", vm->uuid);
 }
 
-static int write_owner(kata_vm *vm, bool ours, kata_error **err)
+static uint64_t epoch_of(const kata_vm *vm)
 {
-	struct kata__owner owner;
 	uint64_t epoch;
 
 	kata__vm_lock(vm);
 	epoch = vm->shared->epoch;
 	kata__vm_unlock(vm);
+	return epoch;
+}
+
+static int write_owner(kata_vm *vm, bool ours, uint64_t epoch, kata_error **err)
+{
+	struct kata__owner owner;
+
 	describe_owner(vm, epoch, ours ? kata__context_self(vm->ctx) : NULL, &owner);
 	return kata__owner_write(vm->dir, &owner, err);
 }
@@ -86,26 +92,6 @@ static void remove_parent(const kata_vm *vm)
 		return; /* others live in it */
 }
 
-int kata__vm_step_make_dir(kata_op *op, kata_error **err)
-{
-	kata_vm *vm = kata__vm_op_data(op)->vm;
-	int rc;
-
-	if (!vm->dir)
-		return KATA__STEP_DONE;
-	rc = make_dir(vm, err);
-	if (rc < 0)
-		return rc;
-	rc = write_owner(vm, true, err);
-	if (rc < 0) {
-		kata__remove_tree(vm->dir, NULL);
-		remove_parent(vm);
-		return rc;
-	}
-	set_owns_dir(vm, true);
-	return KATA__STEP_DONE;
-}
-
 /* A directory that is not ours (a start that met one of that name) is never touched. */
 static int remove_dir(kata_vm *vm, kata_error **err)
 {
@@ -121,6 +107,23 @@ static int remove_dir(kata_vm *vm, kata_error **err)
 	return rc;
 }
 
+int kata__vm_step_make_dir(kata_op *op, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+	int rc;
+
+	if (!vm->dir)
+		return KATA__STEP_DONE;
+	rc = make_dir(vm, err);
+	if (rc < 0)
+		return rc;
+	set_owns_dir(vm, true);
+	rc = write_owner(vm, true, epoch_of(vm), err);
+	if (rc < 0)
+		remove_dir(vm, NULL); /* where that fails too, it stays ours, for the destroy */
+	return rc;
+}
+
 int kata__vm_step_unmake_dir(kata_op *op, kata_error **err)
 {
 	return remove_dir(kata__vm_op_data(op)->vm, err);
@@ -132,8 +135,9 @@ int kata__vm_step_write_record(kata_op *op, kata_error **err)
 {
 	struct kata__vm_op *d = kata__vm_op_data(op);
 
-	kata__vm_changed(d->vm);
-	return kata__vm_record_text(d->vm, &d->json_owned, err);
+	int rc = kata__vm_record_refresh(d->vm, err);
+
+	return rc < 0 ? rc : kata__vm_record_text(d->vm, &d->json_owned, err);
 }
 
 static char *released_path(const kata_vm *vm)
@@ -141,50 +145,67 @@ static char *released_path(const kata_vm *vm)
 	return kata__format("%s/released.json", vm->dir);
 }
 
-int kata__vm_step_save_released(kata_op *op, kata_error **err)
+static int save_released(const struct kata__vm_op *d, kata_error **err)
 {
-	struct kata__vm_op *d = kata__vm_op_data(op);
-	KATA_AUTO(free) char *path = NULL;
+	KATA_AUTO(free) char *path = released_path(d->vm);
 
-	if (!d->vm->dir)
-		return KATA__STEP_DONE;
-	path = released_path(d->vm);
 	if (!path)
 		return kata__fail_no_memory(err);
 	return kata__write_file_atomic(path, d->json_owned, strlen(d->json_owned), err);
 }
 
-static int remove_released(kata_vm *vm, kata_error **err)
+static int remove_released(const kata_vm *vm, bool *ret_removed, kata_error **err)
 {
-	KATA_AUTO(free) char *path = NULL;
+	KATA_AUTO(free) char *path = released_path(vm);
 
-	if (!vm->dir)
-		return KATA__STEP_DONE;
-	path = released_path(vm);
 	if (!path)
 		return kata__fail_no_memory(err);
-	if (unlink(path) < 0 && errno != ENOENT)
+	*ret_removed = unlink(path) == 0;
+	if (!*ret_removed && errno != ENOENT)
 		return kata__fail_errno(err, errno, "cannot remove %s", path);
-	return KATA__STEP_DONE;
+	return 0;
+}
+
+int kata__vm_step_save_released(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	bool removed;
+	int rc;
+
+	if (!d->vm->dir)
+		return KATA__STEP_DONE;
+	rc = save_released(d, err);
+	if (rc < 0)
+		remove_released(d->vm, &removed, NULL); /* it may have failed after the rename */
+	return rc;
 }
 
 int kata__vm_step_unsave_released(kata_op *op, kata_error **err)
 {
-	return remove_released(kata__vm_op_data(op)->vm, err);
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+	bool removed;
+
+	return vm->dir ? remove_released(vm, &removed, err) : KATA__STEP_DONE;
 }
 
 int kata__vm_step_hand_over(kata_op *op, kata_error **err)
 {
 	kata_vm *vm = kata__vm_op_data(op)->vm;
+	int rc;
 
-	return vm->dir ? write_owner(vm, false, err) : KATA__STEP_DONE;
+	if (!vm->dir)
+		return KATA__STEP_DONE;
+	rc = write_owner(vm, false, epoch_of(vm), err);
+	if (rc < 0)
+		write_owner(vm, true, epoch_of(vm), NULL); /* it may have failed after the rename */
+	return rc;
 }
 
 int kata__vm_step_take_back(kata_op *op, kata_error **err)
 {
 	kata_vm *vm = kata__vm_op_data(op)->vm;
 
-	return vm->dir ? write_owner(vm, true, err) : KATA__STEP_DONE;
+	return vm->dir ? write_owner(vm, true, epoch_of(vm), err) : KATA__STEP_DONE;
 }
 
 /* ---- rebuild ---- */
@@ -194,37 +215,44 @@ int kata__vm_step_take_over(kata_op *op, kata_error **err)
 	struct kata__vm_op *d = kata__vm_op_data(op);
 	kata_vm *vm = d->vm;
 	struct kata__owner now;
-	uint64_t known;
 	int rc;
 
 	if (!vm->dir)
 		return KATA__STEP_DONE;
-	kata__vm_lock(vm);
-	known = vm->shared->epoch;
-	kata__vm_unlock(vm);
 	d->owner_before = calloc(1, sizeof(*d->owner_before));
 	if (!d->owner_before)
 		return kata__fail_no_memory(err);
-	rc = kata__owner_take(vm->dir, vm->uuid, known, kata__context_self(vm->ctx), d->owner_before, &now, err);
-	if (rc == 0) {
-		d->epoch = now.epoch;
+	rc = kata__owner_take(vm->dir, vm->uuid, epoch_of(vm), kata__context_self(vm->ctx), d->owner_before, &now, err);
+	if (rc == 0)
 		set_owns_dir(vm, true);
-	}
 	return rc;
 }
 
 int kata__vm_step_give_back(kata_op *op, kata_error **err)
 {
 	struct kata__vm_op *d = kata__vm_op_data(op);
+	int rc = 0;
 
 	if (!d->vm->dir || !set_owns_dir(d->vm, false))
 		return KATA__STEP_DONE;
-	return kata__owner_write(d->vm->dir, d->owner_before, err);
+	if (d->released_removed)
+		rc = save_released(d, err);
+	return rc < 0 ? rc : kata__owner_write(d->vm->dir, d->owner_before, err);
 }
 
+/* The rebuild is complete: the record it was made from is a thing of the past. */
 int kata__vm_step_drop_released(kata_op *op, kata_error **err)
 {
-	return remove_released(kata__vm_op_data(op)->vm, err);
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	int rc;
+
+	if (!d->vm->dir)
+		return KATA__STEP_DONE;
+	rc = remove_released(d->vm, &d->released_removed, err);
+	if (rc < 0)
+		return rc;
+	d->epoch = epoch_of(d->vm) + 1;
+	return write_owner(d->vm, true, d->epoch, err); /* what fails here is undone by give_back */
 }
 
 /* ---- destroy ---- */

@@ -149,10 +149,11 @@ static int take_locked(const char *dir, const char *uuid, uint64_t known_epoch,
 		return rc;
 	now = before;
 	now.process = *self;
-	now.epoch = before.epoch + 1;
 	rc = kata__owner_write(dir, &now, err);
-	if (rc < 0)
+	if (rc < 0) {
+		kata__owner_write(dir, &before, NULL); /* it may have failed after the rename */
 		return rc;
+	}
 	*ret_before = before;
 	*ret_now = now;
 	return 0;

@@ -4,17 +4,21 @@
 /*
  * owner.json in a VM's directory: which process drives the machine, and the epoch of that ownership.
  *
- *     owned (pid > 0, epoch n) --release--> free (pid 0, epoch n) --take--> owned (epoch n+1)
+ *	owned (pid > 0, epoch n) --release--> free (pid 0, epoch n) --take--> owned (epoch n) --settle--> owned (epoch
+ *n+1)
  *
  * A take-over is refused with FENCED while the recorded owner lives. It is read, compared and written under a short
  * flock() of the directory, so that of two processes that try at once one gets FENCED. Nothing stays open or locked
- * afterwards: a stuck owner holds no lock. All functions are blocking (files).
+ * afterwards: a stuck owner holds no lock.
+ *
+ * The epoch grows when the rebuild is complete, not before: who dies in the middle leaves the record he had as good as
+ * it was. Once it has grown, older records are FENCED. All functions are blocking (files).
  */
 #include "base/process.h"
 
 struct kata__owner {
 	struct kata__process_identity process; /* pid 0: nobody's, released */
-	uint64_t epoch;                        /* grows by one with every take-over; 1 at start */
+	uint64_t epoch;                        /* grows by one with every rebuild; 1 at start */
 	char vm_id[65];
 	char vm_uuid[37];
 };

@@ -75,8 +75,10 @@ static int refresh_locked(kata_vm *vm, kata_error **err)
 	if (s->text && s->text_generation == s->generation)
 		return 0;
 	if (!s->driver_part)
-		return kata__fail(err, KATA_E_STATE, CALLER, "vm '%s' has no record before its start has ended",
-				  vm->id);
+		return kata__fail(
+			err, KATA_E_STATE, CALLER,
+			"vm '%s' has no record: its driver could not describe it. The next operation on it tries again",
+			vm->id);
 	o = build_locked(vm);
 	text = o ? kata__json_dump(o) : NULL;
 	json_decref(o);
@@ -114,15 +116,12 @@ int kata__vm_record(kata_vm *vm, json_t **ret, kata_error **err)
 	return rc < 0 ? rc : kata__json_parse("record", text, strlen(text), KATA__JSON_RECORD_MAX, ret, err);
 }
 
-void kata__vm_changed(kata_vm *vm)
+int kata__vm_record_refresh(kata_vm *vm, kata_error **err)
 {
-	kata_error *cause = NULL;
 	json_t *part = json_object(), *old;
+	int rc = part ? vm->driver->dump(vm, part, err) : kata__fail_no_memory(err);
 
-	if (part && vm->driver->dump(vm, part, &cause) < 0) {
-		kata__log(vm->ctx, KATA_LOG_ERROR, "vm", "vm %s: its record cannot be written: %s", vm->id,
-			  kata_error_get_message(cause));
-		kata_error_free(cause);
+	if (rc < 0) {
 		json_decref(part);
 		part = NULL; /* a record that lacks something is worse than none */
 	}
@@ -132,6 +131,18 @@ void kata__vm_changed(kata_vm *vm)
 	vm->shared->generation++;
 	kata__vm_unlock(vm);
 	json_decref(old);
+	return rc;
+}
+
+void kata__vm_changed(kata_vm *vm)
+{
+	kata_error *cause = NULL;
+
+	if (kata__vm_record_refresh(vm, &cause) == 0)
+		return;
+	kata__log(vm->ctx, KATA_LOG_ERROR, "vm", "vm %s: its record cannot be written: %s", vm->id,
+		  kata_error_get_message(cause));
+	kata_error_free(cause);
 }
 
 int kata_vm_dump(kata_vm *vm, char **ret_json, kata_error **err)
@@ -419,6 +430,10 @@ static int begin(kata_vm *vm, json_t *record, const char *json, size_t len, cons
 	d->record = json_incref(record);
 	d->json_owned = kata__format("%.*s", (int)len, json);
 	d->json = d->json_owned;
+	if (!d->json_owned) {
+		kata__vm_free_op_data(d);
+		return kata__fail_no_memory(err);
+	}
 	return kata__vm_call_begin(vm, &call, d, options, ret_op, err);
 }
 

@@ -90,6 +90,7 @@ struct kata__vm_op {
 	kata_vm_state state_before;       /* release, rebuild: what to go (back) to */
 	kata_device_state device_before;  /* unplug: what to go back to */
 	uint64_t epoch;                   /* rebuild: of the ownership taken */
+	bool released_removed;            /* rebuild: released.json was there */
 };
 
 /* State. [any thread] get; set moves along the transition table and asserts it. */
@@ -151,7 +152,7 @@ static inline struct kata__vm_op *kata__vm_op_data(const kata_op *op)
  * - release: write_record [leader] (makes op data `json_owned`), save_released (BLOCKING: released.json; undo
  *   unsave_released), hand_over (BLOCKING: owner.json says nobody; undo take_back) as the last step that can fail.
  * - rebuild: take_over first (BLOCKING; FENCED, GONE, IDENTITY; undo give_back), and drop_released as the last
- *   (BLOCKING: removes released.json).
+ *   (BLOCKING: removes released.json; the epoch grows).
  * - destroy: cancel_operations first (WAIT: other ops of this VM are cancelled; waits at most a second for their undo,
  * so that a VMM that hangs is killed next), await_operations after the kill (WAIT: until all have ended), remove_dir as
  *   the last (BLOCKING).

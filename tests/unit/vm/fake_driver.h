@@ -67,7 +67,8 @@ static int fake_dump(kata_vm *vm, json_t *driver, kata_error **err)
 {
 	if (fake_of(vm)->fail_dump)
 		return kata__fail(err, KATA_E_IO, HOST, "the fake cannot dump");
-	json_object_set_new(driver, "plugs", json_integer((json_int_t)fake_of(vm)->plugs));
+	if (json_object_set_new(driver, "plugs", json_integer((json_int_t)fake_of(vm)->plugs)) < 0)
+		return kata__fail_no_memory(err);
 	return 0;
 }
 

@@ -143,7 +143,9 @@ Test(record, a_driver_that_cannot_dump_gives_no_record)
 	char *text = NULL;
 
 	fake_of(again)->fail_dump = true;
-	fixture_assert_fails(kata_vm_release(again, NULL, &text, &err), KATA_E_STATE, err);
+	fixture_assert_fails(kata_vm_release(again, NULL, &text, &err), KATA_E_IO, err);
+	error_clear(&err);
+	fixture_assert_fails(kata_vm_dump(again, &text, &err), KATA_E_STATE, err);
 	cr_assert_null(text);
 	cr_assert_eq(kata_vm_get_state(again), KATA_VM_RUNNING);
 	kata_vm_unref(again);
@@ -206,7 +208,7 @@ Test(record, a_destroyed_vm_is_gone)
 Test(record, a_rebuild_that_fails_gives_it_back)
 {
 	static const char *const points[] = {"rebuild/take-over:before", "rebuild/take-over:after", "rebuild/act:after",
-					     "rebuild/drop-released:before"};
+					     "rebuild/drop-released:before", "rebuild/drop-released:after"};
 	kata_vm *again = NULL;
 
 	for (size_t i = 0; i < kata__array_size(points); i++) {
