@@ -7,6 +7,7 @@
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -37,6 +38,7 @@ struct children {
 	struct child *list;
 	struct stray strays[CHILD_STRAYS_MAX];
 	size_t stray_next;
+	unsigned expecting; /* strays are kept while it is not 0 */
 };
 
 static void unlink_child(struct child *c)
@@ -82,6 +84,8 @@ static void reap(struct children *children)
 			end_child(c, status);
 			continue;
 		}
+		if (children->expecting == 0)
+			continue;
 		children->strays[children->stray_next] = (struct stray){.pid = pid, .status = status};
 		children->stray_next = (children->stray_next + 1) % CHILD_STRAYS_MAX;
 	}
@@ -176,6 +180,19 @@ int children_spawn(struct children *children, const struct child_spawn *spawn, c
 	c->next = children->list;
 	children->list = c;
 	return 0;
+}
+
+void children_expect(struct children *children)
+{
+	children->expecting++;
+}
+
+void children_expect_no_more(struct children *children)
+{
+	if (--children->expecting > 0)
+		return;
+	memset(children->strays, 0, sizeof(children->strays));
+	children->stray_next = 0;
 }
 
 static void end_late(struct kata__task *task)

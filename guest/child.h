@@ -4,8 +4,9 @@
 /*
  * Child processes of PID 1: those it starts, and those that become its children because their parent left.
  *
- * crun leaves a container's process behind, which is then ours to wait for. It may be over before we read its pid: the
- * status of a child nobody claimed is therefore kept (the last CHILD_STRAYS_MAX of them) for whoever claims it later.
+ * crun leaves a container's process behind, which is then ours to wait for. It may be over before we read its pid:
+ * while such a process is expected, the status of children nobody claimed is kept (the last CHILD_STRAYS_MAX of them)
+ * for whoever claims them then. Not longer: pids come round again.
  */
 #include <sys/types.h>
 
@@ -30,6 +31,9 @@ struct child_spawn {
 /* exited() is called on the loop, once. Default signals, nothing blocked, no fd but stdio. */
 int children_spawn(struct children *children, const struct child_spawn *spawn, child_exit_fn exited, void *user,
 		   kata_error **err);
+/* Begins and ends a time in which a process that is left to us may have to be claimed after it is over. */
+void children_expect(struct children *children);
+void children_expect_no_more(struct children *children);
 /* Claims a process that is or will be our child. exited() is called on the loop, never in here. */
 int children_claim(struct children *children, pid_t pid, child_exit_fn exited, void *user, kata_error **err);
 /* exited() will not be called with that user; its process is still reaped. */

@@ -110,6 +110,8 @@ static void job_free(struct job *job)
 {
 	kata__close_fd(&job->console_fd);
 	kata__remove_tree(job->dir, NULL);
+	if (job->makes_process)
+		children_expect_no_more(job->rt->children);
 	job->rt->job_count--;
 	free(job->id);
 	free(job);
@@ -225,13 +227,11 @@ static void on_exit_of_crun(void *user, int status)
 {
 	struct job *job = user;
 	struct runtime *rt = job->rt;
-	runtime_done_fn done = job->done;
-	void *done_user = job->user;
 	struct runtime_result r;
 
 	read_result(job, status, &r);
+	job->done(job->user, &r); /* claims the process, so the job must still be there */
 	job_free(job);
-	done(done_user, &r);
 	while (rt->job_count == 0 && rt->idle_count > 0) {
 		struct idle_waiter w = rt->idle[--rt->idle_count];
 
@@ -271,6 +271,7 @@ static int job_run(struct job *job, const struct runtime_stdio *stdio, kata_erro
 static int expect_process(struct job *job, const struct runtime_stdio *stdio, kata_error **err)
 {
 	job->makes_process = true;
+	children_expect(job->rt->children);
 	arg(job, "--pid-file");
 	arg(job, job->pid_file);
 	if (!stdio->terminal)

@@ -85,6 +85,7 @@ Test(child, can_be_claimed_after_it_is_over)
 {
 	pid_t pid = orphan("exit 5");
 
+	children_expect(children);
 	/* Until the loop has reaped it. */
 	for (uint64_t deadline = kata__deadline_in_ms(5000); kill(pid, 0) == 0 && kata__now_ns() < deadline;)
 		cr_assert_eq(kata__loop_dispatch(loop, 100, NULL), 0);
@@ -92,6 +93,20 @@ Test(child, can_be_claimed_after_it_is_over)
 	cr_assert_eq(status, -1, "never from inside the claim");
 	turn_until_exit();
 	cr_assert_eq(status, 5);
+}
+
+Test(child, is_not_taken_for_one_long_gone_that_had_its_pid)
+{
+	pid_t pid = orphan("exit 5");
+
+	children_expect(children);
+	for (uint64_t deadline = kata__deadline_in_ms(5000); kill(pid, 0) == 0 && kata__now_ns() < deadline;)
+		cr_assert_eq(kata__loop_dispatch(loop, 100, NULL), 0);
+	children_expect_no_more(children);
+	cr_assert_eq(children_claim(children, pid, on_exit_of_child, &status, NULL), 0);
+	for (int i = 0; i < 3; i++)
+		cr_assert_eq(kata__loop_dispatch(loop, 0, NULL), 0);
+	cr_assert_eq(status, -1);
 }
 
 Test(child, can_be_claimed_while_it_runs)
