@@ -186,7 +186,7 @@ void *kata__noun_row(const struct kata__noun *n, const struct kata_record *recor
 {
 	char *array = *(char *const *)(const void *)((const char *)record + n->array_offset);
 
-	return array + index * n->size;
+	return array ? array + index * n->size : NULL;
 }
 
 size_t kata__noun_count(const struct kata__noun *n, const struct kata_record *record)

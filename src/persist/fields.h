@@ -2,8 +2,9 @@
 #ifndef KATA_PERSIST_FIELDS_H
 #define KATA_PERSIST_FIELDS_H
 /*
- * What a record consists of, as tables: for each noun (the sandbox itself, storages, NICs, containers, processes) its fields with type and
- * rule. JSON, rows, checks and freeing all walk these tables, so a field is added in record.h, here, and in the schema.
+ * What a record consists of, as tables: for each noun (the sandbox itself, storages, NICs, containers, processes) its
+ * fields with type and rule. JSON, rows, checks and freeing all walk these tables, so a field is added in record.h,
+ * here, and in the schema.
  *
  * A field's name is its JSON key and its column. The order here is the order of the columns that are bound.
  */
@@ -84,8 +85,8 @@ int kata__noun_alloc(const struct kata__noun *n, struct kata_record *record, siz
 
 /* One value of a row that `where` names ("record.storages[3]"): length, UTF-8, range, rule. CORRUPT. */
 int kata__field_check(const struct kata__field *f, const void *row, const char *where, kata_error **err);
-/* Everything, and what fields say about one another: unique keys, processes of known containers, pids with a full identity.
- * CORRUPT names the first that is wrong. */
+/* Everything, and what fields say about one another: unique keys, processes of known containers, pids with a full
+ * identity. CORRUPT names the first that is wrong. */
 int kata__record_check(const struct kata_record *record, kata_error **err);
 /* True where the bytes are UTF-8 without NUL. */
 bool kata__text_is_clean(const char *text, size_t len);

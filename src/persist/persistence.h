@@ -2,8 +2,8 @@
 #ifndef KATA_PERSIST_PERSISTENCE_H
 #define KATA_PERSIST_PERSISTENCE_H
 /*
- * The inside of kata_persistence: the ops of an implementation, called by the sandbox room (store, release, obtain) and by the
- * public list and delete functions here. Absent optional ops are filled in at kata_persistence_new.
+ * The inside of kata_persistence: the ops of an implementation, called by the sandbox room (store, release, obtain) and
+ * by the public list and delete functions here. Absent optional ops are filled in at kata_persistence_new.
  */
 #include <kata/driver/persistence.h>
 
@@ -26,7 +26,8 @@ int kata__persistence_check(const kata_persistence *p, kata_error **err);
 
 /* FENCED when another owner's epoch is stored. All or nothing. */
 int kata__persistence_store(kata_persistence *p, const kata_record *record, kata_error **err);
-/* The record passed kata__record_check, and its epoch is the one that counts now. NOT_FOUND (also: only reserved), CORRUPT. */
+/* The record passed kata__record_check, and its epoch is the one that counts now. NOT_FOUND (also: only reserved),
+ * CORRUPT. */
 int kata__persistence_load(kata_persistence *p, const char *id, kata_record **ret, kata_error **err);
 /* Compare-and-set. Taking the epoch back to what it was leaves the row as it was. NOT_FOUND, FENCED. */
 int kata__persistence_set_epoch(kata_persistence *p, const char *id, uint64_t from, uint64_t to, kata_error **err);

@@ -2,8 +2,9 @@
 #ifndef KATA_PERSIST_RECORD_H
 #define KATA_PERSIST_RECORD_H
 /*
- * The record of a sandbox: plain data between the sandbox (which fills it) and a persistence (which writes it as rows, or as JSON).
- * Strings are owned by the record. As JSON it is also what kata_sandbox_release and _dump give; reading it back treats it as hostile.
+ * The record of a sandbox: plain data between the sandbox (which fills it) and a persistence (which writes it as rows,
+ * or as JSON). Strings are owned by the record. As JSON it is also what kata_sandbox_release and _dump give; reading it
+ * back treats it as hostile.
  */
 #include <kata/driver/persistence.h>
 
@@ -31,11 +32,11 @@ struct kata__record_container {
 	char *storages_json; /* ids of the storages it names: JSON array */
 };
 struct kata_record {
-	char *id;          /* sandbox id */
-	char *state;       /* kata_sandbox_state_get_name */
-	uint64_t epoch;    /* of the owner that writes */
+	char *id;       /* sandbox id */
+	char *state;    /* kata_sandbox_state_get_name */
+	uint64_t epoch; /* of the owner that writes */
 	char *hostname;
-	char *dns_json;    /* JSON array of lines */
+	char *dns_json; /* JSON array of lines */
 	/* owner: the process that drives it; pid 0 once released */
 	int64_t owner_pid;
 	uint64_t owner_start_time;
@@ -60,14 +61,16 @@ struct kata_record {
 };
 
 /*
- * Who fills one: ids are unique in each list, each process is of a container in the list, a pid that is not 0 comes with its start
- * time and boot_id, state is "running", "paused" or "released", numbers fit 63 bits. What breaks this is refused when it is read back.
+ * Who fills one: ids are unique in each list, each process is of a container in the list, a pid that is not 0 comes
+ * with its start time and boot_id, state is "running", "paused" or "released", numbers fit 63 bits. What breaks this is
+ * refused when it is read back.
  */
 struct kata_record *kata__record_new(void);
 void kata__record_free(struct kata_record *record); /* accepts NULL and half-filled ones */
 /* INVALID: a text that is not UTF-8 or not the JSON it should be, a number past 63 bits. */
 int kata__record_to_json_object(const struct kata_record *record, json_t **ret, kata_error **err);
-/* The same as text (compact, keys sorted; caller frees). EXHAUSTED: longer than KATA__JSON_RECORD_MAX, which nobody would read back. */
+/* The same as text (compact, keys sorted; caller frees). EXHAUSTED: longer than KATA__JSON_RECORD_MAX, which nobody
+ * would read back. */
 int kata__record_to_json_text(const struct kata_record *record, char **ret, kata_error **err);
 /* Strict: version, every field, counts (1024 devices, 4096 containers, 16384 processes), ids. CORRUPT, VERSION. */
 int kata__record_from_json(const char *text, size_t len, struct kata_record **ret, kata_error **err);

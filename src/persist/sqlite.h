@@ -12,9 +12,10 @@
  *   schema.c        tables: made, migrated, checked against what we would have made
  *   sqlite_error.c  SQLite's codes to kata_error
  *
- * Invariants. 1. On a borrowed handle nothing is run but SELECT, INSERT, UPDATE, DELETE, CREATE on kata_ tables and our one
- * savepoint; no PRAGMA, no BEGIN, COMMIT or ROLLBACK (but see kata__sqlite_rollback), no hook, no busy handler. 2. After each call every statement is reset with its bindings
- * cleared, the savepoint is gone, last_insert_rowid is what it was. 3. No statement writes before the schema was found to be ours.
+ * Invariants. 1. On a borrowed handle nothing is run but SELECT, INSERT, UPDATE, DELETE, CREATE on kata_ tables and our
+ * one savepoint; no PRAGMA, no BEGIN, COMMIT or ROLLBACK (but see kata__sqlite_rollback), no hook, no busy handler. 2.
+ * After each call every statement is reset with its bindings cleared, the savepoint is gone, last_insert_rowid is what
+ * it was. 3. No statement writes before the schema was found to be ours.
  */
 #include <pthread.h>
 #include <sqlite3.h>
@@ -27,25 +28,31 @@ enum kata__sql {
 	KATA__SQL_SAVEPOINT,
 	KATA__SQL_RELEASE,
 	KATA__SQL_ROLLBACK_TO,
-	KATA__SQL_RESERVE,             /* ?1 id, ?2 pid, ?3 now */
-	KATA__SQL_HEAD,                /* ?1 id; see struct kata__head */
-	KATA__SQL_UPDATE_SAME,         /* the sandbox's row where epoch and counts are unchanged */
-	KATA__SQL_UPDATE,              /* the same where they are not, and the epoch is not greater */
-	KATA__SQL_INSERT,              /* the same where there is none */
+	KATA__SQL_RESERVE,     /* ?1 id, ?2 pid, ?3 now */
+	KATA__SQL_HEAD,        /* ?1 id; see struct kata__head */
+	KATA__SQL_UPDATE_SAME, /* the sandbox's row where epoch and counts are unchanged */
+	KATA__SQL_UPDATE,      /* the same where they are not, and the epoch is not greater */
+	KATA__SQL_INSERT,      /* the same where there is none */
 	KATA__SQL_LOAD,
-	KATA__SQL_DELETE,              /* ?1 id */
+	KATA__SQL_DELETE, /* ?1 id */
 	KATA__SQL_LIST,
-	KATA__SQL_SET_EPOCH,           /* ?1 id, ?2 from, ?3 to, ?4 pid, ?5 since */
-	KATA__SQL_RESERVATION_INSERT,  /* ?1 kind, ?2 value, ?3 sandbox, ?4 device */
-	KATA__SQL_RESERVATION_DELETE,  /* ?1 sandbox */
+	KATA__SQL_SET_EPOCH,          /* ?1 id, ?2 from, ?3 to, ?4 pid, ?5 since */
+	KATA__SQL_RESERVATION_INSERT, /* ?1 kind, ?2 value, ?3 sandbox, ?4 device */
+	KATA__SQL_RESERVATION_DELETE, /* ?1 sandbox */
 	KATA__SQL_LIST_ALL_CONTAINERS,
-	KATA__SQL_LIST_CONTAINERS,     /* ?1 sandbox */
-	KATA__SQL_FIND_CONTAINER,      /* ?1 container */
+	KATA__SQL_LIST_CONTAINERS, /* ?1 sandbox */
+	KATA__SQL_FIND_CONTAINER,  /* ?1 container */
 	KATA__SQL_FIXED
 };
-enum kata__noun_sql { KATA__SQL_ROW_INSERT, KATA__SQL_ROW_UPDATE, KATA__SQL_ROWS_DELETE, KATA__SQL_ROWS_LOAD, KATA__SQL_PER_NOUN };
+enum kata__noun_sql {
+	KATA__SQL_ROW_INSERT,
+	KATA__SQL_ROW_UPDATE,
+	KATA__SQL_ROWS_DELETE,
+	KATA__SQL_ROWS_LOAD,
+	KATA__SQL_PER_NOUN
+};
 #define KATA__SQL_COUNT (KATA__SQL_FIXED + KATA__NOUNS * KATA__SQL_PER_NOUN)
-#define KATA__SQL_OF(noun, which) (KATA__SQL_FIXED + (int)(noun) * KATA__SQL_PER_NOUN + (which))
+#define KATA__SQL_OF(noun, which) (KATA__SQL_FIXED + (int)(noun)*KATA__SQL_PER_NOUN + (which))
 
 /* Who took an epoch, so that taking it back restores the row exactly. */
 struct kata__taken {
@@ -57,18 +64,20 @@ struct kata__taken {
 struct kata__sqlite {
 	kata_context *ctx;
 	sqlite3 *db;
-	bool owned;             /* our own connection, in a file of ours */
-	char *quoted;           /* "\"main\"" */
-	char *place;            /* "schema 'main'" or "'/var/lib/x.db'", for messages */
-	pthread_mutex_t lock;   /* around each op; error-checking, so that a call from inside SQLite's callbacks is refused */
-	bool verified;          /* the schema was seen to be ours, and no statement was prepared anew since */
+	bool owned;   /* our own connection, in a file of ours */
+	char *quoted; /* "\"main\"" */
+	char *place;  /* "schema 'main'" or "'/var/lib/x.db'", for messages */
+	pthread_mutex_t
+		lock;  /* around each op; error-checking, so that a call from inside SQLite's callbacks is refused */
+	bool verified; /* the schema was seen to be ours, and no statement was prepared anew since */
 	sqlite3_stmt *statements[KATA__SQL_COUNT];
 	struct kata__taken taken;
-	/* A bit for each hash of an id: whether its row was last updated, not inserted. Being wrong costs a statement. */
+	/* A bit for each hash of an id: whether its row was last updated, not inserted. Being wrong costs a statement.
+	 */
 	uint64_t updated[32];
-	bool in_transaction;    /* a transaction was open when the op began */
-	const char *operation;  /* "store", for messages */
-	const char *subject;    /* id of the sandbox, or NULL */
+	bool in_transaction;   /* a transaction was open when the op began */
+	const char *operation; /* "store", for messages */
+	const char *subject;   /* id of the sandbox, or NULL */
 };
 
 /* Takes the lock and notes what is done, for messages; STATE when called from inside itself. */
@@ -76,8 +85,8 @@ int kata__sqlite_enter(struct kata__sqlite *s, const char *operation, const char
 /* Returns rc. Adds a hint where SQLite gave the caller's transaction up. */
 int kata__sqlite_leave(struct kata__sqlite *s, int rc, kata_error **err);
 
-/* A failed SQLite call as kata_error: reads the handle's message, so it comes before anything else on the handle. `table`
- * may be NULL. An error that looks like missing tables is diagnosed. */
+/* A failed SQLite call as kata_error: reads the handle's message, so it comes before anything else on the handle.
+ * `table` may be NULL. An error that looks like missing tables is diagnosed. */
 int kata__sqlite_fail(struct kata__sqlite *s, int code, const char *table, kata_error **err);
 /* The same without diagnosis, for handles that are not open yet. `what` is the whole beginning of the message. */
 int kata__sqlite_fail_plain(sqlite3 *db, int code, const char *what, kata_error **err);
@@ -98,7 +107,8 @@ char *kata__sqlite_expand(const struct kata__sqlite *s, const char *text);
 bool kata__sqlite_schema_changed(struct kata__sqlite *s);
 void kata__sqlite_finalize(struct kata__sqlite *s);
 
-/* All that is written after the savepoint is kept by _release, undone by _rollback, which may add a hint to the error in *err. */
+/* All that is written after the savepoint is kept by _release, undone by _rollback, which may add a hint to the error
+ * in *err. */
 int kata__sqlite_savepoint(struct kata__sqlite *s, kata_error **err);
 int kata__sqlite_release(struct kata__sqlite *s, kata_error **err);
 void kata__sqlite_rollback(struct kata__sqlite *s, kata_error **err);
@@ -108,16 +118,18 @@ struct kata__migration {
 	int version; /* of the schema once it has run */
 	int (*run)(struct kata__sqlite *s, kata_error **err);
 };
-/* What stands in the file: 0 no tables of ours, else their version. CORRUPT: something of our names that is not ours. */
+/* What stands in the file: 0 no tables of ours, else their version. CORRUPT: something of our names that is not ours.
+ */
 int kata__schema_probe(struct kata__sqlite *s, int64_t *ret_version, kata_error **err);
-/* Usable as it is: STATE (no tables), VERSION, CORRUPT. Before the first statement of an op; remembered until a recheck fails. */
+/* Usable as it is: STATE (no tables), VERSION, CORRUPT. Before the first statement of an op; remembered until a recheck
+ * fails. */
 int kata__schema_verify(struct kata__sqlite *s, kata_error **err);
 /* After the last statement of an op: the same, when SQLite had to compile a statement anew. */
 int kata__schema_recheck(struct kata__sqlite *s, kata_error **err);
 int kata__schema_create(struct kata__sqlite *s, kata_error **err);
 /* Runs what is above `from`, each followed by its version number. Within the caller's savepoint. */
 int kata__schema_migrate(struct kata__sqlite *s, int64_t from, const struct kata__migration *migrations, size_t count,
-                         kata_error **err);
+			 kata_error **err);
 
 /* sqlite.c, sqlite_store.c, sqlite_load.c */
 extern const kata_persistence_ops kata__sqlite_ops;

@@ -21,6 +21,7 @@ int fuzz_messages(const uint8_t *data, size_t size);
 int fuzz_qmp(const uint8_t *data, size_t size);
 int fuzz_oci_read(const uint8_t *data, size_t size);
 int fuzz_oci_write(const uint8_t *data, size_t size);
+int fuzz_record(const uint8_t *data, size_t size);
 
 static void run_copy(target_fn target, const uint8_t *data, size_t size)
 {
@@ -106,4 +107,9 @@ Test(fuzz_corpus, oci_texts_are_survived_and_round_trip)
 Test(fuzz_corpus, specs_off_the_wire_are_survived)
 {
 	run_corpus(fuzz_oci_write, "oci_write");
+}
+
+Test(fuzz_corpus, records_of_sandboxes_are_survived_and_round_trip)
+{
+	run_corpus(fuzz_record, "record");
 }
