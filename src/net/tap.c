@@ -122,30 +122,46 @@ static int read_link(struct link *l, kata_error **err)
 	return 0;
 }
 
-static int set_up(const char *name, uint32_t mtu, kata_error **err)
+static int open_link(const char *name, struct link *ret, kata_error **err)
 {
-	KATA_AUTO_FD int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	struct link l = {.sock = sock, .name = name};
-	int rc;
-
-	if (sock < 0)
-		return kata__fail_errno(err, errno, "cannot open a socket to set up tap '%s'", name);
-	rc = read_link(&l, err);
-	if (rc < 0)
-		return rc;
-	if (l.mtu != (int)mtu && set_mtu(&l, (int)mtu) < 0)
-		return kata__fail_errno(err, errno, "tap '%s' does not take an MTU of %u", name, mtu);
-	if (!(l.flags & IFF_UP) && set_flags(&l, (short)(l.flags | IFF_UP)) < 0) {
-		rc = kata__fail_errno(err, errno, "tap '%s' cannot be set up", name);
-		set_mtu(&l, l.mtu);
-		return rc;
-	}
-	return 0;
+	*ret = (struct link){.name = name, .sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
+	return ret->sock < 0 ? kata__fail_errno(err, errno, "cannot open a socket to set up tap '%s'", name) : 0;
 }
 
-int kata__tap_open(const char *name, uint32_t mtu, int *ret_fd, bool *ret_created, kata_error **err)
+static int change(const struct link *l, uint32_t mtu, kata_error **err)
+{
+	int rc;
+
+	if (l->mtu != (int)mtu && set_mtu(l, (int)mtu) < 0)
+		return kata__fail_errno(err, errno, "tap '%s' does not take an MTU of %u", l->name, mtu);
+	if ((l->flags & IFF_UP) || set_flags(l, (short)(l->flags | IFF_UP)) == 0)
+		return 0;
+	rc = kata__fail_errno(err, errno, "tap '%s' cannot be set up", l->name);
+	set_mtu(l, l->mtu);
+	return rc;
+}
+
+static int set_up(const char *name, uint32_t mtu, struct kata__tap_before *ret_before, kata_error **err)
+{
+	struct link l;
+	int rc = open_link(name, &l, err);
+
+	if (rc < 0)
+		return rc;
+	rc = read_link(&l, err);
+	if (rc == 0)
+		rc = change(&l, mtu, err);
+	ret_before->mtu = l.mtu;
+	ret_before->up = l.flags & IFF_UP;
+	kata__close_fd(&l.sock);
+	return rc;
+}
+
+int kata__tap_open(const char *name, uint32_t mtu, int *ret_fd, bool *ret_created, struct kata__tap_before *ret_before,
+		   kata_error **err)
 {
 	KATA_AUTO_FD int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	struct kata__tap_before before = {0};
 	bool created = false;
 	int rc;
 
@@ -156,10 +172,42 @@ int kata__tap_open(const char *name, uint32_t mtu, int *ret_fd, bool *ret_create
 		return kata__fail_errno(err, errno, "cannot open /dev/net/tun");
 	rc = attach(fd, name, &created, err);
 	if (rc == 0)
-		rc = set_up(name, mtu, err);
+		rc = set_up(name, mtu, &before, err);
 	if (rc < 0)
 		return rc;
+	before.existed = !created;
+	if (ret_before)
+		*ret_before = before;
 	*ret_fd = kata__take_fd(&fd);
 	*ret_created = created;
 	return 0;
+}
+
+/* In the other order than it was done; both are tried. */
+static int put_back(const struct link *l, const struct kata__tap_before *before, kata_error **err)
+{
+	int failed = 0;
+
+	if (!before->up && (l->flags & IFF_UP) && set_flags(l, (short)(l->flags & ~IFF_UP)) < 0)
+		failed = errno;
+	if (l->mtu != before->mtu && set_mtu(l, before->mtu) < 0)
+		failed = errno;
+	return failed ? kata__fail_errno(err, failed, "tap '%s' cannot be put back as it was", l->name) : 0;
+}
+
+int kata__tap_undo(const char *name, int *fd, const struct kata__tap_before *before, kata_error **err)
+{
+	struct link l;
+	int rc = 0;
+
+	if (*fd >= 0 && before->existed) {
+		rc = open_link(name, &l, err);
+		if (rc == 0)
+			rc = read_link(&l, err);
+		if (rc == 0)
+			rc = put_back(&l, before, err);
+		kata__close_fd(&l.sock);
+	}
+	kata__close_fd(fd);
+	return rc;
 }

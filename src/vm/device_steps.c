@@ -13,8 +13,6 @@
 
 #include <stdio.h>
 
-#include "base/fd.h"
-
 /* Slots 8 to 30 of bus 0 first (31 is the chipset's), then their next functions: "08.1/00". */
 void kata__vm_port_address(int port, char out[16])
 {
@@ -102,13 +100,14 @@ int kata__vm_step_open_tap(kata_op *op, kata_error **err)
 	if (kata_nic_get_type(d->nic) != KATA_NIC_TAP)
 		return KATA__STEP_DONE;
 	return kata__tap_open(kata_nic_get_tap_name(d->nic), kata_nic_get_mtu(d->nic), &d->tap_fd, &d->tap_created,
-			      err);
+			      &d->tap_before, err);
 }
 
 int kata__vm_step_close_tap(kata_op *op, kata_error **err)
 {
-	kata__close_fd(&kata__vm_op_data(op)->tap_fd);
-	return KATA__STEP_DONE;
+	struct kata__vm_op *d = kata__vm_op_data(op);
+
+	return kata__tap_undo(kata_nic_get_tap_name(d->nic), &d->tap_fd, &d->tap_before, err);
 }
 
 int kata__vm_step_commit_storage(kata_op *op, kata_error **err)

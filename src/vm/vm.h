@@ -81,6 +81,7 @@ struct kata__vm_op {
 	struct kata__image image; /* fds -1 when not open */
 	int tap_fd;               /* -1 */
 	bool tap_created;
+	struct kata__tap_before tap_before;
 	uint64_t t_scratch[4];
 	void *scratch;
 	const char *json; /* rebuild: borrowed from scratch of the core */

@@ -69,7 +69,7 @@ Test(tap, a_missing_one_is_made_up_and_goes_with_its_fd)
 	int fd = -1;
 
 	NEED_TAPS();
-	fixture_assert_ok(kata__tap_open("kt0", 9000, &fd, &created, &err), err);
+	fixture_assert_ok(kata__tap_open("kt0", 9000, &fd, &created, NULL, &err), err);
 	cr_assert(created);
 	cr_assert_eq(query("kt0", SIOCGIFMTU).ifr_mtu, 9000);
 	cr_assert(query("kt0", SIOCGIFFLAGS).ifr_flags & IFF_UP);
@@ -84,11 +84,29 @@ Test(tap, one_that_is_there_is_attached_to_and_stays)
 
 	NEED_TAPS();
 	ip("tuntap", "add", "kt1", "mode", "tap", NULL);
-	fixture_assert_ok(kata__tap_open("kt1", 1400, &fd, &created, &err), err);
+	fixture_assert_ok(kata__tap_open("kt1", 1400, &fd, &created, NULL, &err), err);
 	cr_assert(!created);
 	close(fd);
 	cr_assert_neq(if_nametoindex("kt1"), 0u);
 	ip("tuntap", "del", "kt1", "mode", "tap", NULL);
+}
+
+Test(tap, an_undo_puts_back_what_was_there)
+{
+	struct kata__tap_before b;
+	bool created = true;
+	int fd = -1;
+
+	NEED_TAPS();
+	ip("tuntap", "add", "kt6", "mode", "tap", NULL);
+	fixture_assert_ok(kata__tap_open("kt6", 1400, &fd, &created, &b, &err), err);
+	cr_assert_eq(query("kt6", SIOCGIFMTU).ifr_mtu, 1400);
+	fixture_assert_ok(kata__tap_undo("kt6", &fd, &b, &err), err);
+	cr_assert_eq(fd, -1);
+	cr_assert_eq(query("kt6", SIOCGIFMTU).ifr_mtu, 1500);
+	cr_assert_eq(query("kt6", SIOCGIFFLAGS).ifr_flags & IFF_UP, 0);
+	fixture_assert_ok(kata__tap_undo("kt6", &fd, &b, &err), err);
+	ip("tuntap", "del", "kt6", "mode", "tap", NULL);
 }
 
 static int open_fails(const char *name, uint32_t mtu, int status, const char *part)
@@ -96,7 +114,7 @@ static int open_fails(const char *name, uint32_t mtu, int status, const char *pa
 	bool created = false;
 	int fd = -7;
 
-	fixture_assert_fails(kata__tap_open(name, mtu, &fd, &created, &err), status, err);
+	fixture_assert_fails(kata__tap_open(name, mtu, &fd, &created, NULL, &err), status, err);
 	cr_assert(strstr(error_text(err), part), "%s", error_text(err));
 	cr_assert_eq(fd, -7);
 	return 0;
@@ -108,7 +126,7 @@ Test(tap, one_that_is_held_is_busy)
 	int fd = -1;
 
 	NEED_TAPS();
-	fixture_assert_ok(kata__tap_open("kt2", 1500, &fd, &created, &err), err);
+	fixture_assert_ok(kata__tap_open("kt2", 1500, &fd, &created, NULL, &err), err);
 	open_fails("kt2", 1500, KATA_E_BUSY, "held by another");
 	close(fd);
 }
@@ -150,7 +168,7 @@ Test(tap, without_the_privilege_it_says_what_would_help)
 
 	NEED_TAPS();
 	cr_assert_eq(seteuid(65534), 0);
-	rc = kata__tap_open("kt5", 1500, &fd, &created, &err);
+	rc = kata__tap_open("kt5", 1500, &fd, &created, NULL, &err);
 	cr_assert_eq(seteuid(0), 0);
 	cr_assert_eq(rc, KATA_E_PERMISSION, "%s", error_text(err));
 	cr_assert_eq(fd, -1);
