@@ -41,6 +41,18 @@ static bool is_tun_device(const char *name)
 	return sock >= 0 && ioctl(sock, SIOCETHTOOL, &r) == 0 && strcmp(info.driver, "tun") == 0;
 }
 
+static int fail_permission(const char *name, bool existed, kata_error **err)
+{
+	int rc = kata__fail_errno(err, EPERM, "tap '%s' cannot be %s", name, existed ? "attached to" : "made");
+
+	if (err)
+		kata__error_set_hint(*err,
+				     "it takes CAP_NET_ADMIN, or a tap made for this user (ip tuntap add %s mode "
+				     "tap user $USER), or a NIC of type KATA_NIC_USER",
+				     name);
+	return rc;
+}
+
 static int fail_attach(const char *name, bool existed, int os_errno, kata_error **err)
 {
 	switch (os_errno) {
@@ -54,14 +66,7 @@ static int fail_attach(const char *name, bool existed, int os_errno, kata_error 
 					  "'%s' is a tun, or a tap of several queues: one queue is needed", name);
 		break;
 	case EPERM:
-		kata__fail_errno(err, os_errno, "tap '%s' cannot be %s", name, existed ? "attached to" : "made");
-		if (err)
-			kata__error_set_hint(
-				*err,
-				"it takes CAP_NET_ADMIN, or a tap made for this user: ip tuntap add %s mode tap "
-				"user $USER; or a NIC of type KATA_NIC_USER",
-				name);
-		return KATA_E_PERMISSION;
+		return fail_permission(name, existed, err);
 	default:
 		break;
 	}

@@ -2,10 +2,10 @@
 /*
  * kata_batch: several plugs and unplugs as one operation.
  *
- *	identify (blocking)  the file behind each disk, so that two items of one file are found before anything is
- *touched validate             ids, MACs and files against each other and the VM, needed slots against free ones run
- *begins all in one turn of the leader, so their slots are reserved together; waits for all conclude             fails
- *with the first failed item's error
+ *	identify (blocking)  the file behind each disk: two items of one file are found before anything is touched
+ *	validate             ids, MACs and files against each other and the VM, needed slots against free ones
+ *	run                  begins all in one turn of the leader, so that slots are reserved together; waits
+ *	conclude             fails with the first failed item's error
  *
  * Model: handle and op share a counted struct. Items carry the deadline, each from the batch's begin, so that each ends
  * with its own outcome; the batch itself has none and ends with the last of them. A cancel cancels the items and waits

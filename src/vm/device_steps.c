@@ -5,9 +5,9 @@
  *	plug:    reserve, open, ... driver ..., commit         unplug:  find, ... driver ..., drop
  *
  * What drop, and the undo of reserve and of find, are for is not done at once but in the op's finish (finish.c): an
- *unplug that fails at its very end must leave the device where it was, so that the same call can be made again; and
- *only there it is known whether the driver could take its part back: a slot whose device may still be in the guest must
- *not be free.
+ * unplug that fails at its very end must leave the device where it was, so that the same call can be made again; and
+ * only there it is known whether the driver could take its part back: a slot whose device may still be in the guest
+ * must not be free.
  */
 #include "vm/core.h"
 

@@ -147,8 +147,8 @@ void kata__vm_finish_device(kata_op *op, int status, kata_error **error)
 	kata_vm *vm = d->vm;
 	kata_vm_state state;
 
-	kata__image_close(
-		&d->image); /* what the driver has not passed on; the op itself may be kept for its timeline */
+	/* What the driver has not passed on: the op itself may be kept for its timeline. */
+	kata__image_close(&d->image);
 	kata__close_fd(&d->tap_fd);
 	if (status < 0 && error && is_worth_explaining(status))
 		kata__vm_explain(vm, *error);

@@ -4,8 +4,7 @@
 /*
  * owner.json in a VM's directory: which process drives the machine, and the epoch of that ownership.
  *
- *	owned (pid > 0, epoch n) --release--> free (pid 0, epoch n) --take--> owned (epoch n) --settle--> owned (epoch
- *n+1)
+ *	owned (pid, epoch n) --release--> free (pid 0, n) --take--> owned (pid, n) --rebuilt--> owned (pid, n + 1)
  *
  * A take-over is refused with FENCED while the recorded owner lives. It is read, compared and written under a short
  * flock() of the directory, so that of two processes that try at once one gets FENCED. Nothing stays open or locked
