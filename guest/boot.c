@@ -6,7 +6,6 @@
 #include "guest/boot.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <net/if.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -20,6 +19,7 @@
 #include "base/compiler.h"
 #include "base/fd.h"
 #include "guest/kmsg.h"
+#include "guest/text_file.h"
 
 struct early_mount {
 	const char *type;
@@ -64,10 +64,10 @@ static void leave_initramfs_root(void)
 
 static void write_text(const char *path, const char *text)
 {
-	KATA_AUTO_FD int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int rc = text_file_write(path, text);
 
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
-		kmsg_error("cannot write '%s' to %s: %s", text, path, strerror(errno));
+	if (rc < 0)
+		kmsg_error("cannot write '%s' to %s: %s", text, path, strerror(-rc));
 }
 
 static void set_up_loopback(void)

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/cgroup.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/fd.h"
+#include "guest/text_file.h"
 
 bool cgroup_path_of(const char *root, const char *proc_text, char *out, size_t size)
 {
@@ -37,11 +35,9 @@ bool cgroup_of_process(pid_t pid, char *out, size_t size)
 int cgroup_kill(const char *dir)
 {
 	char path[PATH_MAX];
-	KATA_AUTO_FD int fd = -1;
 
 	snprintf(path, sizeof(path), "%s/cgroup.kill", dir);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	return fd < 0 || write(fd, "1", 1) != 1 ? -errno : 0;
+	return text_file_write(path, "1");
 }
 
 char *cgroup_read_text(const char *dir, const char *file)

@@ -11,9 +11,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/fd.h"
 #include "guest/device_wait.h"
 #include "guest/kmsg.h"
+#include "guest/text_file.h"
 
 #define PORTS SYS "/class/virtio-ports"
 #define VSOCK_DRIVER SYS "/bus/virtio/drivers/vmw_vsock_virtio_transport"
@@ -24,11 +24,10 @@ static bool is_ours(const char *port)
 {
 	KATA_AUTO(free) char *name = NULL;
 	char path[320];
-	size_t len = 0;
 
 	snprintf(path, sizeof(path), PORTS "/%.200s/name", port);
-	return kata__read_file(path, 4096, &name, &len, NULL) == 0 && len > 0 &&
-	       strcmp(strtok(name, "\n"), CHANNEL_PORT_NAME) == 0;
+	name = text_file_read_line(path);
+	return name && strcmp(name, CHANNEL_PORT_NAME) == 0;
 }
 
 static void open_port(struct guest *guest, const char *port)

@@ -161,7 +161,6 @@ static void answer_verb(struct container *c, kata_error *err)
 		kata_error_free(err);
 		return;
 	}
-	call_park(call, NULL, NULL);
 	if (err)
 		call_answer_error(call, &err);
 	else
@@ -434,7 +433,6 @@ static void exec_done(void *user, const struct runtime_result *result)
 	if (err)
 		drop_process(c, e->process);
 	if (e->call) {
-		call_park(e->call, NULL, NULL);
 		if (err)
 			call_answer_error(e->call, &err);
 		else
@@ -534,10 +532,8 @@ static void removed(void *user)
 	struct call *call = c->remove_call;
 
 	container_free(c);
-	if (call) {
-		call_park(call, NULL, NULL);
+	if (call)
 		call_answer(call, NULL);
-	}
 }
 
 static void deleted(void *user, const struct runtime_result *result)

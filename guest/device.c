@@ -8,14 +8,13 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "base/fd.h"
+#include "guest/text_file.h"
 
 #define ROOT_BUS "0000:00"
 
@@ -208,13 +207,10 @@ static bool has_mac(const char *sys, const char *name, const uint8_t mac[6])
 	KATA_AUTO(free) char *text = NULL;
 	char path[PATH_MAX];
 	uint8_t theirs[6];
-	size_t len = 0;
 
 	snprintf(path, sizeof(path), "%s/class/net/%s/address", sys, name);
-	if (kata__read_file(path, 4096, &text, &len, NULL) != 0)
-		return false;
-	text[strcspn(text, "\n")] = '\0';
-	return device_parse_mac(text, theirs) && memcmp(theirs, mac, 6) == 0;
+	text = text_file_read_line(path);
+	return text && device_parse_mac(text, theirs) && memcmp(theirs, mac, 6) == 0;
 }
 
 static bool find_net(const char *sys, const uint8_t mac[6], char out[DEVICE_NAME_MAX])
@@ -248,19 +244,10 @@ uint64_t device_size_bytes(const char *sys, const char *name)
 {
 	KATA_AUTO(free) char *text = NULL;
 	char path[PATH_MAX];
-	size_t len = 0;
 
 	snprintf(path, sizeof(path), "%s/class/block/%s/size", sys, name);
-	if (kata__read_file(path, 4096, &text, &len, NULL) != 0)
-		return 0;
-	return strtoull(text, NULL, 10) * 512;
-}
-
-static int write_text(const char *path, const char *text)
-{
-	KATA_AUTO_FD int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	return fd < 0 || write(fd, text, strlen(text)) < 0 ? -errno : 0;
+	text = text_file_read_line(path);
+	return text ? strtoull(text, NULL, 10) * 512 : 0;
 }
 
 void device_rescan_scsi(const char *sys, const char *address)
@@ -279,7 +266,7 @@ void device_rescan_scsi(const char *sys, const char *address)
 		if (e->d_name[0] == '.')
 			continue;
 		snprintf(path, sizeof(path), "%.3000s/%s/scan", dir, e->d_name);
-		write_text(path, text);
+		text_file_write(path, text);
 	}
 }
 
@@ -290,5 +277,5 @@ int device_delete_scsi(const char *sys, const char *address)
 	if (!find_scsi(sys, address, name))
 		return -ENODEV;
 	snprintf(path, sizeof(path), "%s/class/block/%s/device/delete", sys, name);
-	return write_text(path, "1");
+	return text_file_write(path, "1");
 }

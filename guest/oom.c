@@ -38,7 +38,6 @@ static void answer(struct call *call, const char *id)
 	Grpc__OOMEvent r = GRPC__OOMEVENT__INIT;
 
 	r.container_id = (char *)id;
-	call_park(call, NULL, NULL);
 	call_answer(call, &r);
 }
 

@@ -84,7 +84,6 @@ static void answer_status(struct call *call, int status)
 	Grpc__WaitProcessResponse r = GRPC__WAIT_PROCESS_RESPONSE__INIT;
 
 	r.status = status;
-	call_park(call, NULL, NULL);
 	call_answer(call, &r);
 }
 
@@ -133,7 +132,6 @@ void process_free(struct process *p)
 	while (p->waiter_count > 0) {
 		struct call *call = p->waiters[--p->waiter_count];
 
-		call_park(call, NULL, NULL);
 		call_answer_code(call, KATA__GRPC_UNAVAILABLE, "the container was removed");
 	}
 	stream_free(p->input);

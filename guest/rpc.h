@@ -51,8 +51,7 @@ void call_answer(struct call *call, const void *response);
 void call_answer_error(struct call *call, kata_error **take_err);
 void call_answer_code(struct call *call, int32_t grpc_code, const char *fmt, ...) KATA__PRINTF(3, 4);
 
-/* Must be called before the handler returns if the call is not answered by then. `forget` may be NULL only where nobody
- * holds the call. */
+/* Must be called before the handler returns if the call is not answered by then. An answer does not call `forget`. */
 void call_park(struct call *call, void (*forget)(struct call *call, void *user), void *user);
 const void *call_request(const struct call *call);
 enum kata__method_id call_method(const struct call *call);

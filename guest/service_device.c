@@ -39,7 +39,6 @@ static void await_found(void *user, const char *name, kata_error *take_err)
 	Grpc__AwaitDeviceResponse r = GRPC__AWAIT_DEVICE_RESPONSE__INIT;
 	char copy[DEVICE_NAME_MAX];
 
-	call_park(a->call, NULL, NULL);
 	if (take_err) {
 		call_answer_error(a->call, &take_err);
 	} else {
@@ -69,7 +68,6 @@ static void await_device(void *user, struct call *call, const void *request)
 	    device_wait_begin(guest->waits, kind, q->address, q->timeout_ms, await_found, a, &a->wait, &err) == 0)
 		return;
 	free(a);
-	call_park(call, NULL, NULL);
 	call_answer_error(call, &err);
 }
 
@@ -134,7 +132,6 @@ static void offline_done(struct kata__work *work)
 			return;
 	}
 	if (o->call) {
-		call_park(o->call, NULL, NULL);
 		if (o->rc == 0)
 			call_answer(o->call, NULL);
 		else

@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* grpc.Health, and the calls that ask the guest who it is. protobuf-c's texts are char *, though nothing writes to
  * them. */
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "agent.pb-c.h"
-#include "base/fd.h"
 #include "guest/guest.h"
+#include "guest/text_file.h"
 
 static void check(void *user, struct call *call, const void *request)
 {
@@ -29,21 +26,10 @@ static void version(void *user, struct call *call, const void *request)
 	call_answer(call, &r);
 }
 
-static char *read_word(const char *path)
-{
-	char *text = NULL;
-	size_t len = 0;
-
-	if (kata__read_file(path, 4096, &text, &len, NULL) != 0)
-		return NULL;
-	text[strcspn(text, "\n")] = '\0';
-	return text;
-}
-
 static void guest_details(void *user, struct call *call, const void *request)
 {
 	static const char *const devices[] = {"blk", "scsi"};
-	static const char *const storages[] = {"blk", "scsi", "ephemeral", "local", "overlayfs", "bind"};
+	static const char *const storages[] = {"blk", "scsi", "ephemeral", "local", "overlayfs", "virtio-fs"};
 	static const char *const features[] = {"libkata.guest"};
 	const Grpc__GuestDetailsRequest *q = request;
 	Grpc__GuestDetailsResponse r = GRPC__GUEST_DETAILS_RESPONSE__INIT;
@@ -61,7 +47,7 @@ static void guest_details(void *user, struct call *call, const void *request)
 	d.n_extra_features = kata__array_size(features);
 	r.agent_details = &d;
 	if (q->mem_block_size) {
-		block = read_word(SYS "/devices/system/memory/block_size_bytes");
+		block = text_file_read_line(SYS "/devices/system/memory/block_size_bytes");
 		r.mem_block_size_bytes = block ? strtoull(block, NULL, 16) : 0;
 	}
 	if (q->mem_hotplug_probe)
@@ -73,8 +59,8 @@ static void identify(void *user, struct call *call, const void *request)
 {
 	struct guest *guest = user;
 	Grpc__IdentifyResponse r = GRPC__IDENTIFY_RESPONSE__INIT;
-	KATA_AUTO(free) char *boot_id = read_word("/proc/sys/kernel/random/boot_id");
-	KATA_AUTO(free) char *machine_id = read_word(SYS "/class/dmi/id/product_uuid");
+	KATA_AUTO(free) char *boot_id = text_file_read_line("/proc/sys/kernel/random/boot_id");
+	KATA_AUTO(free) char *machine_id = text_file_read_line(SYS "/class/dmi/id/product_uuid");
 	struct timespec t = {0};
 
 	clock_gettime(CLOCK_BOOTTIME, &t);

@@ -25,7 +25,6 @@ static void link_found(void *user, const char *name, kata_error *take_err)
 	const Grpc__UpdateInterfaceRequest *q = call_request(u->call);
 	kata_error *err = take_err;
 
-	call_park(u->call, NULL, NULL);
 	if (err)
 		kata__error_wrap(&err, kata_error_get_status(err), "interface: Link not found");
 	if (!err && network_update_interface(name, q->interface, &err) == 0)
@@ -51,10 +50,8 @@ static int update_begin(struct guest *guest, struct call *call, const Grpc__Inte
 	call_park(call, forget_update, u);
 	rc = device_wait_begin(guest->waits, DEVICE_NET, wanted->devicepath[0] ? wanted->devicepath : wanted->hwaddr,
 			       guest->hotplug_timeout_ms, link_found, u, &u->wait, err);
-	if (rc != 0) {
-		call_park(call, NULL, NULL);
+	if (rc != 0)
 		free(u);
-	}
 	return rc;
 }
 

@@ -22,6 +22,7 @@
 #include "guest/copy_file.h"
 #include "guest/kmsg.h"
 #include "guest/modules.h"
+#include "guest/text_file.h"
 
 #define SANDBOX_DIR CONTAINERS_DIR "/sandbox"
 #define POWER_OFF_MS 10000
@@ -96,7 +97,6 @@ static void sandbox_storages_ready(void *user, struct storage_set *set, kata_err
 		held = set;
 	}
 	if (job->call) {
-		call_park(job->call, NULL, NULL);
 		if (err)
 			call_answer_error(job->call, &err);
 		else
@@ -159,10 +159,8 @@ static void power_off(void *user)
 
 static void all_unmounted(void *user)
 {
-	if (end.call) {
-		call_park(end.call, NULL, NULL);
+	if (end.call)
 		call_answer(end.call, NULL);
-	}
 	rpc_when_flushed(end.guest->rpc, power_off, NULL);
 }
 
@@ -287,14 +285,14 @@ static void online_cpu_mem(void *user, struct call *call, const void *request)
 static void on_memory_event(void *user, const char *action, const char *devpath)
 {
 	char path[PATH_MAX];
-	KATA_AUTO_FD int fd = -1;
+	int rc;
 
 	if (strcmp(action, "add") != 0)
 		return;
 	snprintf(path, sizeof(path), SYS "%s/online", devpath);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, "1", 1) != 1)
-		kmsg_error("cannot bring %s online: %s", devpath, strerror(errno));
+	rc = text_file_write(path, "1");
+	if (rc < 0)
+		kmsg_error("cannot bring %s online: %s", devpath, strerror(-rc));
 }
 
 /* ---- files and metrics */

@@ -82,7 +82,6 @@ static void answer_data(struct call *call, const void *data, size_t len)
 {
 	Grpc__ReadStreamResponse r = GRPC__READ_STREAM_RESPONSE__INIT;
 
-	call_park(call, NULL, NULL);
 	r.data.data = (uint8_t *)data;
 	r.data.len = len;
 	call_answer(call, &r);
@@ -92,7 +91,6 @@ static void answer_written(struct call *call, size_t len)
 {
 	Grpc__WriteStreamResponse r = GRPC__WRITE_STREAM_RESPONSE__INIT;
 
-	call_park(call, NULL, NULL);
 	r.len = (uint32_t)len;
 	call_answer(call, &r);
 }
@@ -131,7 +129,6 @@ static bool try_write(struct stream *s, struct call *call, const uint8_t *data, 
 		if (n < 0 && errno == EAGAIN)
 			return false;
 		if (n < 0) {
-			call_park(call, NULL, NULL);
 			call_answer_code(call, KATA__GRPC_FAILED_PRECONDITION, "stdin is closed: %s", strerror(errno));
 			return true;
 		}
