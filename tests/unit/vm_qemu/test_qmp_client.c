@@ -355,7 +355,7 @@ static int make_file(ino_t *ret)
 
 Test(qmp_client, passes_each_fd_with_the_first_byte_of_its_command, .init = set_up_ready)
 {
-	struct reply r = {0};
+	static struct reply r; /* answered by the teardown */
 	char buf[512];
 	ino_t ino[2];
 	ssize_t n;
@@ -393,7 +393,7 @@ static unsigned stuff(struct reply *r)
 
 Test(qmp_client, never_blocks_on_a_peer_that_does_not_read_and_goes_on_when_it_does, .init = set_up_ready)
 {
-	struct reply r = {0};
+	static struct reply r; /* answered by the teardown */
 	static char buf[65536];
 	size_t heard = 0;
 	unsigned lines = 0;
