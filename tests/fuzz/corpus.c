@@ -22,6 +22,8 @@ int fuzz_qmp(const uint8_t *data, size_t size);
 int fuzz_oci_read(const uint8_t *data, size_t size);
 int fuzz_oci_write(const uint8_t *data, size_t size);
 int fuzz_record(const uint8_t *data, size_t size);
+int fuzz_qcow2(const uint8_t *data, size_t size);
+int fuzz_vm_record(const uint8_t *data, size_t size);
 
 static void run_copy(target_fn target, const uint8_t *data, size_t size)
 {
@@ -112,4 +114,14 @@ Test(fuzz_corpus, specs_off_the_wire_are_survived)
 Test(fuzz_corpus, records_of_sandboxes_are_survived_and_round_trip)
 {
 	run_corpus(fuzz_record, "record");
+}
+
+Test(fuzz_corpus, headers_of_qcow2_images_are_survived)
+{
+	run_corpus(fuzz_qcow2, "qcow2");
+}
+
+Test(fuzz_corpus, records_of_vms_are_survived_and_round_trip)
+{
+	run_corpus(fuzz_vm_record, "vm_record");
 }
