@@ -188,6 +188,8 @@ static void end(kata_op *op)
 	kata__timer_remove(op->deadline_timer);
 	op->deadline_timer = NULL;
 	op->phase = PHASE_ENDED;
+	if (op->journaled)
+		kata__journal_write(op->journal, op->table->name, op->subject, "", "end", NULL);
 	op->status = op->error ? (int)kata_error_get_status(op->error) : 0;
 	if (op->table->finish)
 		op->table->finish(op, op->status, &op->error);
@@ -396,6 +398,7 @@ static void run_step(kata_op *op)
 	if (step->flags & KATA__STEP_NO_CANCEL)
 		op->no_cancel = true;
 	if ((step->flags & KATA__STEP_JOURNAL) && op->journal) {
+		op->journaled = true;
 		rc = kata__journal_write(op->journal, op->table->name, op->subject, step->name, "begin", &err);
 		if (rc) {
 			step_failed(op, err);

@@ -4,8 +4,10 @@
 /*
  * The journal of intent: one text file, "<dir>/journal", a JSON line an event:
  *     {"op":"start","subject":"vm-1","step":"spawn","event":"begin"|"done"|"undone"}
+ *     {"op":"start","subject":"vm-1","step":"","event":"end"}      the whole op has ended: its steps are forgotten
  * written before a step acts and after it ended. It survives the process (not the host's reboot: it lies on tmpfs).
- * Recovery reads which steps began and were not undone. No fd is kept open.
+ * Recovery reads which steps began and were not undone, of ops that did not end. No fd is kept open. Past 64 KiB, what
+ * has ended is dropped.
  */
 #include <stddef.h>
 
@@ -19,8 +21,8 @@ int kata__journal_init(struct kata__journal *j, const char *dir, kata_error **er
 void kata__journal_deinit(struct kata__journal *j); /* leaves the file */
 int kata__journal_write(struct kata__journal *j, const char *op, const char *subject, const char *step,
 			const char *event, kata_error **err);
-/* Calls fn for each step that began and was not undone, in order. A half last line is ignored; CORRUPT for anything
- * else. */
+/* Calls fn for each step that began and was not undone, of ops that did not end, in order. A half last line is ignored;
+ * CORRUPT for anything else. */
 int kata__journal_read(const char *dir,
 		       void (*fn)(void *user, const char *op, const char *subject, const char *step, bool done),
 		       void *user, kata_error **err);

@@ -42,7 +42,7 @@ struct kata_op {
 	kata_error *result_error;
 	kata_error *error;
 	int status;
-	bool begun, timed_out, skip_rest, no_cancel, posted;
+	bool begun, journaled, timed_out, skip_rest, no_cancel, posted;
 	struct kata__timer *deadline_timer, *wait_timer, *undo_timer;
 	kata_op *child;
 	struct kata__work work;

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -555,6 +556,33 @@ Test(op, intent_is_journaled_before_a_step_acts_and_cleared_by_its_undo)
 	cr_expect_eq(kata__journal_read(dir, count_step, left, NULL), 0);
 	cr_expect_str_eq(left, "", "undone steps are gone: %s", left);
 	kata_op_unref(op);
+	kata__journal_deinit(&j);
+}
+
+TABLE(tapped, {"a", run_a, undo_a, NULL, KATA__STEP_JOURNAL}, C);
+
+Test(op, the_journal_forgets_an_op_that_has_ended_and_stays_short)
+{
+	struct kata__journal j;
+	char left[64] = "";
+	struct stat st;
+
+	cr_assert_eq(kata__journal_init(&j, dir, NULL), 0);
+	cr_assert_eq(kata__journal_write(&j, "start", "vm-1", "spawn", "begin", NULL), 0);
+	for (int i = 0; i < 1000; i++) {
+		struct trace t = {0};
+		kata_op *op;
+
+		cr_assert_eq(kata__op_new(ctx, &tapped, &t, NULL, 1, &op, NULL), 0);
+		kata__op_set_journal(op, &j, "vm-1");
+		kata__op_begin(op);
+		cr_assert_eq(kata_op_wait(op, NULL), 0);
+		kata_op_unref(op);
+	}
+	cr_expect_eq(kata__journal_read(dir, count_step, left, NULL), 0);
+	cr_expect_str_eq(left, "start/vm-1/spawn/0", "the op that has not ended is still known");
+	cr_assert_eq(stat(j.path, &st), 0);
+	cr_expect_lt(st.st_size, 66 * 1024);
 	kata__journal_deinit(&j);
 }
 
