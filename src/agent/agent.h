@@ -24,9 +24,9 @@ struct kata_agent {
 	const kata_agent_ops *ops;      /* NULL while connecting and once closed */
 	void *self;                     /* of ops */
 	struct kata__agent_call *calls; /* in flight */
-	void (*lost_fn)(void *user); /* who is told of the loss; NULL */
+	void (*lost_fn)(void *user);    /* who is told of the loss; NULL */
 	void *lost_user;
-	struct kata__connect *connect;  /* while connecting: who is told that the VM ended */
+	struct kata__connect *connect; /* while connecting: who is told that the VM ended */
 
 	/* under mutex (a leaf: nothing is called with it held) */
 	pthread_mutex_t mutex;

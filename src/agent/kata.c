@@ -79,7 +79,7 @@ static int start_call(struct kata__kata *k, const kata_agent_request *r, uint64_
 		return rc;
 	frame = (struct kata__ttrpc_call){.service = kata__methods[e.method].service,
 					  .method = kata__methods[e.method].name,
-					  .message = &e.message.base,
+					  .message = e.is_empty ? NULL : &e.message.base,
 					  .timeout_ns = guest_ms < UINT64_MAX / 1000000 ? guest_ms * 1000000 : 0};
 	rc = kata__ttrpc_client_call(k->client, &frame, on_response, call, &call->id, err);
 	kata__kata_encoding_deinit(&e);

@@ -14,6 +14,7 @@ struct kata__kata_block;
 /* A request as a message; strings and data are borrowed from the request. */
 struct kata__kata_encoding {
 	enum kata__method_id method;
+	bool is_empty; /* no field is set, so that there is nothing to pack */
 	union {
 		ProtobufCMessage base;
 		Grpc__CheckRequest check;

@@ -185,6 +185,16 @@ static int (*const decoders[KATA_AGENT_METHOD_COUNT])(struct decoding *d, const 
 	[KATA_AGENT_READ_STDERR] = decode_read_stream,
 };
 
+/* The usual answer to Check, known by its bytes: a round trip is nearly as fast as a bare echo, and unpacking is a
+ * fifth of the difference. */
+static bool is_plain(kata_agent_method method, const struct kata__slice *payload)
+{
+	static const uint8_t serving[] = {0x08, GRPC__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING};
+
+	return method == KATA_AGENT_CHECK && payload->length == sizeof(serving) &&
+	       memcmp(payload->data, serving, sizeof(serving)) == 0;
+}
+
 int kata__kata_decode(const struct kata__kata_expected *expected, const struct kata__ttrpc_response *response,
 		      void (*fn)(void *user, const kata_agent_reply *reply), void *user, kata_error **err)
 {
@@ -201,6 +211,10 @@ int kata__kata_decode(const struct kata__kata_expected *expected, const struct k
 			return kata__fail_no_memory(err);
 		if (!is_read(expected->method) || !is_end_of_file(response->code, text))
 			return refused(expected, response->code, text, err);
+		fn(user, &d.reply);
+		return 0;
+	}
+	if (is_plain(expected->method, &response->payload)) {
 		fn(user, &d.reply);
 		return 0;
 	}

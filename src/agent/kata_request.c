@@ -399,6 +399,7 @@ int kata__kata_encode(const kata_agent_request *r, uint64_t timeout_ms, struct k
 	int rc;
 
 	e->method = encoders[r->method].id;
+	e->is_empty = encoders[r->method].encode == encode_nothing;
 	e->blocks = NULL;
 	e->oci = NULL;
 	type = kata__methods[e->method].request;

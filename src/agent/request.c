@@ -405,24 +405,58 @@ static const kata_agent_route *pack_routes(struct packer *p, const kata_agent_ro
 	return to;
 }
 
+static void pack_parts(struct packer *p, const kata_agent_request *r, uint16_t need, kata_agent_request *to)
+{
+	if (need & HOST) {
+		to->hostname = pack_string(p, r->hostname);
+		to->dns = pack_list(p, r->dns);
+	}
+	if (need & STORAGES)
+		to->storages = pack_storages(p, r->storages, r->storage_count);
+	if (need & INTERFACE)
+		to->interface_ = pack_interface(p, r->interface_);
+	if (need & ROUTES)
+		to->routes = pack_routes(p, r->routes, r->route_count);
+	if (need & DEVICE) {
+		to->device_kind = pack_string(p, r->device_kind);
+		to->device_address = pack_string(p, r->device_address);
+	}
+}
+
 size_t kata__agent_request_copy(const kata_agent_request *r, void *memory, kata_agent_request *ret)
 {
-	struct packer p = {.memory = memory};
 	uint16_t need = needs[r->method];
-	kata_agent_request copy = *r;
+	struct packer p = {.memory = memory};
+	kata_agent_request copy;
 
-	copy.sandbox_id = pack_string(&p, r->sandbox_id);
-	copy.container_id = pack_string(&p, r->container_id);
-	copy.exec_id = pack_string(&p, r->exec_id);
-	copy.hostname = pack_string(&p, r->hostname);
-	copy.device_kind = pack_string(&p, r->device_kind);
-	copy.device_address = pack_string(&p, r->device_address);
-	copy.json = need & JSON ? pack(&p, r->json, r->json_length) : NULL;
-	copy.data = need & DATA ? pack(&p, r->data, r->data_length) : NULL;
-	copy.dns = need & HOST ? pack_list(&p, r->dns) : NULL;
-	copy.storages = need & STORAGES ? pack_storages(&p, r->storages, r->storage_count) : NULL;
-	copy.interface_ = need & INTERFACE ? pack_interface(&p, r->interface_) : NULL;
-	copy.routes = need & ROUTES ? pack_routes(&p, r->routes, r->route_count) : NULL;
+	if (!need && !memory)
+		return 0;
+	copy = (kata_agent_request){.size = r->size,
+				    .method = r->method,
+				    .json_length = r->json_length,
+				    .storage_count = r->storage_count,
+				    .route_count = r->route_count,
+				    .data_length = r->data_length,
+				    .signal = r->signal,
+				    .rows = r->rows,
+				    .columns = r->columns,
+				    .max_length = r->max_length,
+				    .cpus = r->cpus,
+				    .seconds = r->seconds,
+				    .microseconds = r->microseconds};
+
+	if (need & SANDBOX_ID)
+		copy.sandbox_id = pack_string(&p, r->sandbox_id);
+	if (need & CONTAINER_ID) {
+		copy.container_id = pack_string(&p, r->container_id);
+		copy.exec_id = pack_string(&p, r->exec_id);
+	}
+	if (need & JSON)
+		copy.json = pack(&p, r->json, r->json_length);
+	if (need & DATA)
+		copy.data = pack(&p, r->data, r->data_length);
+	if (need & (HOST | STORAGES | INTERFACE | ROUTES | DEVICE))
+		pack_parts(&p, r, need, &copy);
 	if (memory)
 		*ret = copy;
 	return p.used;

@@ -275,7 +275,7 @@ void kata__loop_post(struct kata__loop *loop, struct kata__task *task)
 
 	task->next = NULL;
 	pthread_mutex_lock(&loop->lock);
-	*loop->last = task;
+	__atomic_store_n(loop->last, task, __ATOMIC_RELAXED); /* for the look that run_tasks takes */
 	loop->last = &task->next;
 	must_wake = loop->state != LOOP_BUSY;
 	pthread_mutex_unlock(&loop->lock);
@@ -283,13 +283,16 @@ void kata__loop_post(struct kata__loop *loop, struct kata__task *task)
 		wake(loop);
 }
 
+/* The look without the lock may miss what is being posted: poll_timeout and kata__loop_unlead look again with it. */
 static bool run_tasks(struct kata__loop *loop)
 {
 	struct kata__task *task;
 
+	if (!__atomic_load_n(&loop->first, __ATOMIC_RELAXED))
+		return false;
 	pthread_mutex_lock(&loop->lock);
 	task = loop->first;
-	loop->first = NULL;
+	__atomic_store_n(&loop->first, NULL, __ATOMIC_RELAXED);
 	loop->last = &loop->first;
 	pthread_mutex_unlock(&loop->lock);
 	if (!task)

@@ -41,13 +41,16 @@ void kata_op_unref(kata_op *op)
 int kata__op_new(kata_context *ctx, const struct kata__op_table *table, void *take_data, const kata_op_options *options,
 		 uint32_t scale, kata_op **ret_op, kata_error **err)
 {
-	kata_op *op = calloc(1, sizeof(*op) + 2 * table->count * sizeof(struct entry));
+	size_t entries_size = 2 * table->count * sizeof(struct entry);
+	kata_op *op = malloc(sizeof(*op) + entries_size); /* glibc's calloc passes its fast cache by */
 
 	if (!op) {
 		if (table->free_data)
 			table->free_data(take_data);
 		return kata__fail_no_memory(err);
 	}
+	memset(op, 0, sizeof(*op));
+	memset(op->entries, 0, entries_size);
 	op->magic = OP_MAGIC;
 	atomic_init(&op->refs, 1);
 	op->ctx = ctx;
