@@ -431,6 +431,13 @@ Test(vm_wire, an_event_before_the_reply_is_understood)
 	run_case(&unplug_nic, "on device_del event-first\n", NULL, SUCCEEDS);
 }
 
+Test(vm_wire, a_node_that_a_deleted_device_still_holds_is_asked_for_again)
+{
+	run_case(&unplug_disk,
+		 "on blockdev-del#1 error \"Node b0 is in use\"\non blockdev-del#2 error \"Node b0 is in use\"\n", NULL,
+		 SUCCEEDS);
+}
+
 Test(vm_wire, a_guest_that_does_not_let_go_is_a_timeout)
 {
 	cr_assert_eq(run_case(&unplug_disk, "on device_del no-event\n", NULL, FAILS), KATA_E_TIMEOUT);

@@ -17,6 +17,9 @@
 #define LAST_WORDS_MAX 4096
 #define SILENCE_MS 1000u /* of the monitor after an undo's command; it does not depend on the guest's speed */
 #define RESENDS_MAX 3u
+#define BUSY_MS                                                                                                        \
+	10u /* between two tries to take away what a deleted device has not let go of yet; there is no event for it */
+#define BUSY_TRIES_MAX 200u
 
 /* ---- life */
 
@@ -196,13 +199,14 @@ struct call {
 	bool was_silent;
 	const char *command;
 	json_t *args;
-	unsigned resends;
-	struct kata__timer *silence;
+	unsigned resends, busy_tries;
+	struct kata__timer *silence, *again;
 };
 
 static void call_free(struct call *c)
 {
 	kata__timer_remove(c->silence);
+	kata__timer_remove(c->again);
 	kata_op_unref(c->op);
 	json_decref(c->args);
 	free(c);
@@ -262,6 +266,36 @@ static bool is_broken(int rc)
 	return rc == KATA_E_GONE || rc == KATA_E_PROTOCOL;
 }
 
+static void call_end(struct call *c, int rc, const json_t *value, kata_error *take_err)
+{
+	if (c->check)
+		rc = c->check(c->op, value, &take_err);
+	kata__op_resume(c->op, c->token, rc, take_err);
+	call_free(c);
+}
+
+static void on_again(void *user)
+{
+	struct call *c = user;
+	kata_error *err = NULL;
+	int rc;
+
+	c->again = NULL;
+	rc = call_send(c, -1, &err);
+	if (rc)
+		call_end(c, rc, NULL, err);
+}
+
+/* QEMU tells that a device is deleted a moment before it lets go of the device's node. */
+static bool try_again_soon(struct call *c, const kata_error *err)
+{
+	if (!c->command || strcmp(c->command, "blockdev-del") != 0 ||
+	    !strstr(kata_error_get_message(err), "is in use") || c->busy_tries++ >= BUSY_TRIES_MAX)
+		return false;
+	return kata__timer_add(kata__context_loop(c->q->vm->ctx), kata__deadline_in_ms(BUSY_MS), on_again, c, &c->again,
+			       NULL) == 0;
+}
+
 static void on_reply(void *user, const json_t *value, kata_error *take_err)
 {
 	struct call *c = user;
@@ -275,10 +309,11 @@ static void on_reply(void *user, const json_t *value, kata_error *take_err)
 		if (!rc)
 			return;
 	}
-	if (c->check)
-		rc = c->check(c->op, value, &take_err);
-	kata__op_resume(c->op, c->token, rc, take_err);
-	call_free(c);
+	if (rc == KATA_E_VMM && try_again_soon(c, take_err)) {
+		kata_error_free(take_err);
+		return;
+	}
+	call_end(c, rc, value, take_err);
 }
 
 int kata__qemu_step_connect(kata_op *op, kata_error **err)
