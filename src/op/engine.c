@@ -325,6 +325,11 @@ static bool fail_point(kata_op *op, const char *where)
 		begin_undo(op, op->phase == PHASE_AFTER);
 		return false;
 	case KATA_FAIL_HANG:
+		if (must_stop(op)) { /* asked while a worker was at it: nobody will look again */
+			take_error(op, stop_error(op));
+			begin_undo(op, op->phase == PHASE_AFTER);
+			return false;
+		}
 		op->wait = WAIT_HANG;
 		return true;
 	case KATA_FAIL_DELAY:
