@@ -358,6 +358,15 @@ void fixture_assert_census(struct fixture *f, struct census *take_before, const 
 
 /* ---- errors */
 
+#ifdef __SANITIZE_ADDRESS__
+/* Criterion itself leaks the reason of a skipped test. The name is LeakSanitizer's. */
+KATA_API const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void)
+{
+	return "leak:libcriterion.so\n";
+}
+#endif
+
 const char *error_text(const kata_error *err)
 {
 	static _Thread_local char text[2048];
