@@ -5,7 +5,8 @@
  * kata_agent: a connection to the agent in a guest. Sandboxes drive it; callers may use it directly.
  *
  *   CONNECTING --> CONNECTED --release--> RELEASED
- *                      \__ connection lost, or the guest ended --> LOST
+ *        \             \__ connection lost, or the guest ended --> LOST
+ *         \__ no answer, cancelled, the guest ended ____________/
  *
  * Every call has a deadline, for sending as for the answer. Any number of calls (4096 a connection) may be in flight;
  * answers come in any order. Security: the guest is hostile. Its answers are capped (4 MiB a message), parsed before
@@ -88,7 +89,7 @@ typedef enum kata_agent_method {
 	KATA_AGENT_UPDATE_INTERFACE, /* interface */
 	KATA_AGENT_UPDATE_ROUTES,    /* routes */
 	KATA_AGENT_AWAIT_DEVICE,     /* device_kind, device_address; reply: text (name in the guest), size_bytes */
-	KATA_AGENT_OFFLINE_DEVICE,   /* device_kind, device_address */
+	KATA_AGENT_OFFLINE_DEVICE,   /* device_kind, device_address; BUSY while it is mounted */
 	KATA_AGENT_CREATE_CONTAINER, /* container_id, json (OCI spec), storages */
 	KATA_AGENT_START_CONTAINER,  /* container_id */
 	KATA_AGENT_REMOVE_CONTAINER, /* container_id */
@@ -98,9 +99,10 @@ typedef enum kata_agent_method {
 	KATA_AGENT_STATS_CONTAINER,  /* container_id; reply: stats */
 	KATA_AGENT_PAUSE_CONTAINER,  /* container_id */
 	KATA_AGENT_RESUME_CONTAINER, /* container_id */
-	KATA_AGENT_WRITE_STDIN,      /* container_id, exec_id, data */
+	KATA_AGENT_WRITE_STDIN,      /* container_id, exec_id, data; reply: size_bytes (how many were taken) */
 	KATA_AGENT_CLOSE_STDIN,      /* container_id, exec_id */
-	KATA_AGENT_READ_STDOUT,      /* container_id, exec_id, max_length; reply: data (none: end of file) */
+	KATA_AGENT_READ_STDOUT,      /* container_id, exec_id, max_length; reply: data (none: end of file, also
+				      * of a process that the agent does not know any more) */
 	KATA_AGENT_READ_STDERR,      /* likewise */
 	KATA_AGENT_TTY_WIN_RESIZE,   /* container_id, exec_id, rows, columns */
 	KATA_AGENT_SET_TIME,         /* seconds, microseconds */
@@ -173,8 +175,10 @@ typedef struct kata_agent_reply {
 	kata_container_stats stats;
 } kata_agent_reply;
 
-/* One call. The request is copied by the begin. Returns GUEST (the agent's error), TIMEOUT, GONE. The default deadline
- * is 60 s, none for WAIT_PROCESS, READ_STDOUT and READ_STDERR. */
+/* One call. The request is copied by the begin. Where no exec_id is given, the container's first process is meant, but
+ * by SIGNAL_PROCESS. Returns GUEST (the agent's error; NOT_FOUND and UNSUPPORTED where it says so, with origin guest),
+ * TIMEOUT, GONE. The default deadline is 60 s, 30 s for CHECK, none for WAIT_PROCESS, READ_STDOUT and READ_STDERR. The
+ * connection's default is 60 s, twice that where the VMM emulates the CPU. */
 KATA_API int kata_agent_call_begin(kata_agent *agent, const kata_agent_request *request, const kata_op_options *options,
 				   kata_op **ret_op, kata_error **err);
 /* The reply of an op made by kata_agent_call_begin that succeeded; borrowed from the op; NULL otherwise. */
