@@ -58,6 +58,13 @@ static void teardown(void)
 	fixture_deinit(&f);
 }
 
+/* After a skip there is no teardown: it is done here. */
+#define skip(reason)                                                                                                   \
+	do {                                                                                                           \
+		teardown();                                                                                            \
+		cr_skip_test(reason);                                                                                  \
+	} while (0)
+
 TestSuite(image, .init = setup, .fini = teardown, .timeout = 60);
 
 static int open_it(const char *path)
@@ -244,7 +251,7 @@ static bool has_qemu_img(void)
 #define NEED_QEMU_IMG()                                                                                                \
 	do {                                                                                                           \
 		if (!has_qemu_img())                                                                                   \
-			cr_skip_test("qemu-img is not installed");                                                     \
+			skip("qemu-img is not installed");                                                             \
 	} while (0)
 
 static char *qemu_img(const char *name, const char *options, const char *backing, const char *size)
@@ -533,8 +540,7 @@ static bool wait_for(const char *path)
 #define NEED_LOOP(partitions)                                                                                          \
 	do {                                                                                                           \
 		if (!make_loop(partitions)) {                                                                          \
-			remove_loop();                                                                                 \
-			cr_skip_test("needs root and loop devices");                                                   \
+			skip("needs root and loop devices");                                                           \
 		}                                                                                                      \
 	} while (0)
 
@@ -615,8 +621,7 @@ Test(image, a_disk_with_a_mounted_partition_is_busy_and_the_other_partition_is_n
 	snprintf(first, sizeof(first), "%sp1", loop);
 	snprintf(second, sizeof(second), "%sp2", loop);
 	if (!wait_for(first) || !wait_for(second) || !make_fs(first)) {
-		remove_loop();
-		cr_skip_test("this kernel makes no partitions of loop devices");
+		skip("this kernel makes no partitions of loop devices");
 	}
 	refused_while_mounted(first, loop);
 	refused_while_mounted(first, first);
@@ -633,13 +638,11 @@ Test(image, a_partition_of_a_mounted_disk_is_busy)
 	NEED_LOOP(true);
 	snprintf(first, sizeof(first), "%sp1", loop);
 	if (!wait_for(first)) {
-		remove_loop();
-		cr_skip_test("this kernel makes no partitions of loop devices");
+		skip("this kernel makes no partitions of loop devices");
 	}
 	/* A file system over the whole disk; the table of partitions is still in the kernel. */
 	if (!make_fs(loop) || access(first, F_OK) < 0) {
-		remove_loop();
-		cr_skip_test("the partitions went when a file system was made");
+		skip("the partitions went when a file system was made");
 	}
 	refused_while_mounted(loop, first);
 	remove_loop();
@@ -652,14 +655,14 @@ Test(image, the_hosts_root_device_is_busy)
 	ssize_t n;
 
 	if (stat("/", &st) < 0 || major(st.st_dev) == 0)
-		cr_skip_test("the root file system is on no block device");
+		skip("the root file system is on no block device");
 	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u", major(st.st_dev), minor(st.st_dev));
 	n = readlink(path, real, sizeof(real) - 1);
 	if (n <= 0 || (size_t)n >= sizeof(real) - 1)
-		cr_skip_test("sysfs does not name the root device");
+		skip("sysfs does not name the root device");
 	real[n] = '\0';
 	snprintf(path, sizeof(path), "/dev/%.40s", strrchr(real, '/') + 1);
 	if (access(path, F_OK) < 0)
-		cr_skip_test("the root device has no node");
+		skip("the root device has no node");
 	refused(path, KATA_E_BUSY, "is mounted on the host, at /");
 }

@@ -89,6 +89,8 @@ static void setup(void)
 {
 	kata_context_options o = KATA_CONTEXT_OPTIONS_INIT;
 
+	if (!CAN_FAIL)
+		return; /* every test is skipped, and after a skip there is no teardown */
 	fixture_init(&f, false, 0);
 	o.state_dir = f.state_dir;
 	o.flags = KATA_CONTEXT_EXTERNAL_LOOP;
