@@ -26,6 +26,7 @@
 #define DEFAULT_WORKERS 4u
 #define DEFAULT_OBJECTS 4096u
 #define POINT_NAME_MAX 127u
+#define SETTLE_TURNS 8
 
 struct fail_point {
 	struct fail_point *next;
@@ -219,14 +220,30 @@ static void barrier_run(struct kata__task *task)
 	kata__loop_wake_waiters(loop);
 }
 
-/* What ended a moment ago may still be letting go of its objects on the leader: wait for that turn to pass. */
-static void settle(kata_context *ctx)
+static bool anything_lives(kata_context *ctx)
+{
+	for (int i = 0; i < KATA__OBJECT_KINDS; i++)
+		if (atomic_load(&ctx->counts[i]))
+			return true;
+	return false;
+}
+
+static void let_turn_pass(kata_context *ctx)
 {
 	struct barrier b = {.task.fn = barrier_run, .loop = ctx->loop};
 
 	kata__loop_post(ctx->loop, &b.task);
 	while (!kata__loop_wait(ctx->loop, &b.done, KATA__NEVER))
 		;
+}
+
+/* What ended a moment ago may still be letting go of its objects on the leader: in the turn that is under way, or,
+ * where an end posts the next (a cancelled call: its cancel, its end, its delivery), in one of the following. */
+static void settle(kata_context *ctx)
+{
+	let_turn_pass(ctx);
+	for (int i = 0; i < SETTLE_TURNS && anything_lives(ctx); i++)
+		let_turn_pass(ctx);
 }
 
 static int refuse_while_alive(kata_context *ctx, kata_error **err)
