@@ -250,7 +250,7 @@ kata_nic *fixture_nic(const char *id, const char *mac)
 struct census *fixture_census(struct fixture *f)
 {
 	const struct census_scope scope = {
-		.what = CENSUS_ALL & ~CENSUS_THREADS,
+		.what = CENSUS_ALL & ~CENSUS_THREADS & ~(in_own_netns ? 0 : CENSUS_LINKS),
 		.marker = f->dir,
 		.directory = f->state_dir,
 	};
@@ -337,17 +337,17 @@ int fixture_run(const char *const *argv, uint64_t timeout_ms, char **ret_output)
  * waited for, for this long. */
 #define SETTLE_MS 2000
 
-/* The I/O thread may drop its own reference of an object, and close that object's fds, a moment after a wait returned.
- */
 void fixture_assert_census(struct fixture *f, struct census *take_before, const char *when)
 {
+	const struct timespec pause = {0, 5000000};
+	uint64_t deadline_ms = now_ms() + SETTLE_MS;
 	struct census *after = fixture_census(f);
 	char *difference = census_diff(take_before, after);
 
-	for (int i = 0; difference && i < 50; i++) {
+	while (difference && now_ms() < deadline_ms) {
 		free(difference);
 		census_free(after);
-		usleep(10000);
+		nanosleep(&pause, NULL);
 		after = fixture_census(f);
 		difference = census_diff(take_before, after);
 	}
