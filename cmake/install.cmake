@@ -2,6 +2,8 @@
 # cmake --install: libraries, headers, libkata.pc, kataConfig.cmake.
 include(CMakePackageConfigHelpers)
 
+# Relative, so that an install may be moved (cmake --install --prefix, DESTDIR).
+file(RELATIVE_PATH KATA_PC_TO_PREFIX /p/${CMAKE_INSTALL_LIBDIR}/pkgconfig /p)
 configure_file(cmake/libkata.pc.in libkata.pc @ONLY)
 configure_package_config_file(cmake/kataConfig.cmake.in ${CMAKE_BINARY_DIR}/kataConfig.cmake
   INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/kata)
