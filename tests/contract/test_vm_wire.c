@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "support/fixture.h"
 
@@ -392,6 +393,24 @@ Test(vm_wire, unplug_nic_survives_every_fault_at_device_del)
 Test(vm_wire, unplug_nic_survives_every_fault_at_netdev_del)
 {
 	fail_after_deletion(&unplug_nic, "netdev_del#1");
+}
+Test(vm_wire, plug_tap_survives_every_fault_at_getfd)
+{
+	kata_nic_config config = KATA_NIC_CONFIG_INIT;
+
+	if (access("/dev/net/tun", R_OK | W_OK) < 0)
+		cr_skip_test("/dev/net/tun cannot be opened");
+	/* The thread that opens taps was made before: it is in the namespace of the test's first thread. */
+	tear_down();
+	if (!fixture_enter_netns())
+		cr_skip_test("a network namespace of its own needs CAP_SYS_ADMIN");
+	set_up();
+	kata_nic_unref(nic);
+	config.id = "nic";
+	config.type = KATA_NIC_TAP;
+	nic = NULL;
+	fixture_assert_ok(kata_nic_new(&config, &nic, &err), err);
+	fail_at(&plug_nic, "getfd");
 }
 Test(vm_wire, pause_survives_every_fault_at_stop)
 {
