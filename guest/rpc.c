@@ -45,6 +45,7 @@ struct call {
 	uint32_t stream_id;
 	enum kata__method_id method;
 	void *request;
+	size_t request_len;
 	struct kata__timer *timer;
 	void (*forget)(struct call *call, void *user);
 	void *user;
@@ -58,7 +59,7 @@ struct rpc_connection {
 	struct kata__ttrpc_reader reader;
 	struct kata__buffer in, out;
 	struct call *calls;
-	size_t call_count;
+	size_t call_count, call_bytes;
 	uint64_t drop;  /* bytes of an oversized request still to be passed over */
 	bool is_broken; /* what comes in has no meaning until the host changes */
 	bool has_host;
@@ -89,6 +90,7 @@ static void call_free(struct call *call)
 		p = &(*p)->next;
 	*p = call->next;
 	c->call_count--;
+	c->call_bytes -= call->request_len;
 	kata__timer_remove(call->timer);
 	kata__proto_free(call->request);
 	free(call);
@@ -265,7 +267,8 @@ static void refuse_unknown(struct rpc_connection *c, uint32_t id, const struct k
 	refuse(c, id, KATA__GRPC_UNIMPLEMENTED, text);
 }
 
-static struct call *call_new(struct rpc_connection *c, uint32_t id, int method, void *request, uint64_t timeout_ns)
+static struct call *call_new(struct rpc_connection *c, uint32_t id, int method, void *request,
+			     const struct kata__ttrpc_request *r)
 {
 	struct call *call = calloc(1, sizeof(*call));
 
@@ -275,11 +278,14 @@ static struct call *call_new(struct rpc_connection *c, uint32_t id, int method, 
 			      .connection = c,
 			      .stream_id = id,
 			      .method = (enum kata__method_id)method,
-			      .request = request};
+			      .request = request,
+			      .request_len = r->payload.length};
 	c->calls = call;
 	c->call_count++;
-	if (timeout_ns)
-		kata__timer_add(c->rpc->loop, kata__now_ns() + timeout_ns, on_call_timeout, call, &call->timer, NULL);
+	c->call_bytes += call->request_len;
+	if (r->timeout_ns)
+		kata__timer_add(c->rpc->loop, kata__now_ns() + r->timeout_ns, on_call_timeout, call, &call->timer,
+				NULL);
 	return call;
 }
 
@@ -302,16 +308,16 @@ static void handle_frame(struct rpc_connection *c, const struct kata__ttrpc_fram
 		refuse_unknown(c, frame->stream_id, &r);
 		return;
 	}
-	if (c->call_count >= RPC_PARKED_MAX) {
+	if (c->call_count >= RPC_PARKED_MAX || c->call_bytes + r.payload.length > RPC_PARKED_BYTES_MAX) {
 		refuse(c, frame->stream_id, KATA__GRPC_RESOURCE_EXHAUSTED,
-		       "4096 calls are under way on this connection");
+		       "4096 calls, or 32 MiB of them, are under way on this connection");
 		return;
 	}
 	if (kata__proto_unpack(kata__methods[method].request, r.payload.data, r.payload.length, &request, &err) != 0) {
 		refuse(c, frame->stream_id, KATA__GRPC_INVALID_ARGUMENT, kata_error_get_message(err));
 		return;
 	}
-	call = call_new(c, frame->stream_id, method, request, r.timeout_ns);
+	call = call_new(c, frame->stream_id, method, request, &r);
 	if (!call) {
 		kata__proto_free(request);
 		refuse(c, frame->stream_id, KATA__GRPC_RESOURCE_EXHAUSTED, "out of memory");

@@ -19,7 +19,8 @@
 #include "proto/methods.h"
 #include "proto/ttrpc.h"
 
-#define RPC_PARKED_MAX 4096 /* calls under way on one connection */
+#define RPC_PARKED_MAX 4096              /* calls under way on one connection */
+#define RPC_PARKED_BYTES_MAX (32u << 20) /* and what their requests take */
 #define RPC_CONNECTIONS_MAX 8
 
 struct call;

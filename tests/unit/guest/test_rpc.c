@@ -240,6 +240,26 @@ Test(rpc, refuses_calls_past_the_cap_and_keeps_those_it_has)
 	cr_assert_eq(forgotten, 0);
 }
 
+Test(rpc, refuses_calls_whose_requests_take_more_than_the_cap)
+{
+	static uint8_t data[4u << 20];
+	Grpc__WriteStreamRequest q = GRPC__WRITE_STREAM_REQUEST__INIT;
+	uint32_t id = 1;
+
+	h.handlers.methods[KATA__AGENT_WRITE_STDIN] = park;
+	q.data.data = data;
+	q.data.len = sizeof(data) - 4096;
+	for (; id < 2 * RPC_PARKED_BYTES_MAX / sizeof(data); id += 2)
+		harness_send(&h, id, "grpc.AgentService", "WriteStdin", &q, 0);
+	cr_assert_not(harness_reply(&h, &r));
+	harness_send(&h, id, "grpc.AgentService", "WriteStdin", &q, 0);
+	cr_assert(harness_reply(&h, &r));
+	cr_assert_eq(r.code, KATA__GRPC_RESOURCE_EXHAUSTED);
+	check(id + 2);
+	cr_assert(harness_reply(&h, &r));
+	cr_assert_eq(r.code, 0);
+}
+
 static bool was_flushed;
 
 static void on_flushed(void *user)
