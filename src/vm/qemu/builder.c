@@ -23,6 +23,7 @@
 #include "vm/qemu/boot_files.h"
 #include "vm/qemu/caps.h"
 #include "vm/qemu/machine.h"
+#include "vm/qemu/vsock.h"
 
 #define NOBODY 65534u
 #define DEFAULT_MACHINE "q35"
@@ -190,26 +191,41 @@ static int equip_new(struct builder *b, kata_vm *vm, kata_error **err)
 	return q->machine ? 0 : kata__fail_no_memory(err);
 }
 
-static int check_agent(const kata_agent_config *agent, kata_error **err)
+static bool has_vsock(const struct builder *b)
 {
-	if (!agent || agent->transport != KATA_AGENT_VSOCK)
+	return (b->caps->types & 1u << KATA__QEMU_VHOST_VSOCK) && kata__qemu_vsock_is_there();
+}
+
+/* AUTO: vsock where it can be had. */
+static int choose_channel(const struct builder *b, const kata_agent_config *agent, kata_agent_config *ret,
+			  kata_error **err)
+{
+	int rc = kata__options_read(ret, sizeof(*ret), agent, "agent_config", err);
+
+	if (rc)
+		return rc;
+	if (ret->transport == KATA_AGENT_AUTO)
+		ret->transport = has_vsock(b) ? KATA_AGENT_VSOCK : KATA_AGENT_VIRTIO_SERIAL;
+	if (ret->transport != KATA_AGENT_VSOCK || has_vsock(b))
 		return 0;
 	return kata__fail(err, KATA_E_UNSUPPORTED, HOST,
 			  "agent_config.transport: vsock: %s: use KATA_AGENT_VIRTIO_SERIAL or KATA_AGENT_AUTO",
-			  access("/dev/vhost-vsock", F_OK) ? "this host has no /dev/vhost-vsock"
-							   : "this version's QEMU driver does not set vsock up");
+			  kata__qemu_vsock_is_there() ? "this QEMU has no vhost-vsock-pci"
+						      : "this host has no " KATA__QEMU_VSOCK_DEVICE
+							" that we may open");
 }
 
 static int build_locked(struct builder *b, const kata_vm_config *config, const kata_agent_config *agent,
 			const kata_qos_config *qos, kata_vm **ret_vm, kata_error **err)
 {
+	kata_agent_config channel = KATA_AGENT_CONFIG_INIT;
 	kata_vm_config c = KATA_VM_CONFIG_INIT;
 	kata_vm *vm = NULL;
 	int rc;
 
 	if ((rc = kata__options_read(&c, sizeof(c), config, "config", err)) || (rc = know(b, err)) ||
-	    (rc = check_config(b, &c, err)) || (rc = check_agent(agent, err)) ||
-	    (rc = kata__vm_new(b->ctx, &kata__qemu_driver, config, agent, qos, &vm, err)))
+	    (rc = check_config(b, &c, err)) || (rc = choose_channel(b, agent, &channel, err)) ||
+	    (rc = kata__vm_new(b->ctx, &kata__qemu_driver, config, &channel, qos, &vm, err)))
 		return rc;
 	rc = equip_new(b, vm, err);
 	if (rc)
@@ -270,7 +286,7 @@ static void describe(const struct builder *b, kata_capabilities *c)
 	snprintf(c->accelerator_reason, sizeof(c->accelerator_reason), "%s", b->accel.reason);
 	c->isolation = b->accel.kvm;
 	c->hotplug_storage = c->hotplug_nic = c->pause = c->release = true;
-	c->vsock = false;
+	c->vsock = has_vsock(b);
 	c->snapshot = false;
 	c->cpus_max = m ? m->cpus_max : 0;
 	c->device_slots_max = PORTS_MAX;

@@ -205,8 +205,8 @@ static void add_channels(struct kata__qemu_launch *l, const struct kata__qemu_bo
 
 		snprintf(fd, sizeof(fd), "%d", pass(l, b->vsock_fd));
 		json_option(l, "-device",
-			    json_pack("{s:s, s:s, s:s, s:i, s:s, s:i}", "driver", "vhost-vsock-pci", "bus", "pcie.0",
-				      "addr", "4", "guest-cid", (int)b->vsock_cid, "vhostfd", fd, "disable-legacy", 1));
+			    json_pack("{s:s, s:s, s:s, s:I, s:s}", "driver", "vhost-vsock-pci", "bus", "pcie.0", "addr",
+				      "4", "guest-cid", (json_int_t)b->vsock_cid, "vhostfd", fd));
 		return;
 	}
 	add_chardev(l, "agent", b->agent_fd);

@@ -5,10 +5,14 @@
 #include <string.h>
 
 #include "base/text.h"
+#include "vm/qemu/vsock.h"
 
 static int connect_agent(kata_vm *vm, int *ret_fd, kata_error **err)
 {
-	return kata__qemu_connect_socket(kata__qemu_of(vm), "agent.sock", ret_fd, err);
+	const struct kata__qemu *q = kata__qemu_of(vm);
+
+	return q->vsock_cid ? kata__qemu_vsock_connect(q->vsock_cid, ret_fd, err)
+			    : kata__qemu_connect_socket(q, "agent.sock", ret_fd, err);
 }
 
 /* All else is in the core's part. The binary is for the reader: a rebuild talks to the process. */
@@ -17,7 +21,8 @@ static int dump(kata_vm *vm, json_t *driver, kata_error **err)
 	const struct kata__qemu *q = kata__qemu_of(vm);
 
 	if (json_object_set_new(driver, "binary", json_string(q->settings.binary)) ||
-	    json_object_set_new(driver, "machine", json_string(q->machine)))
+	    json_object_set_new(driver, "machine", json_string(q->machine)) ||
+	    json_object_set_new(driver, "vsock_cid", json_integer(q->vsock_cid)))
 		return kata__fail_no_memory(err);
 	return 0;
 }
@@ -26,11 +31,17 @@ static int restore(kata_vm *vm, const json_t *driver, kata_error **err)
 {
 	struct kata__qemu *q = kata__qemu_of(vm);
 	const char *binary, *machine;
+	uint64_t cid;
 	int rc;
 
 	if ((rc = kata__json_get_string(driver, "record.vmm", "binary", &binary, err)) ||
-	    (rc = kata__json_get_string(driver, "record.vmm", "machine", &machine, err)))
+	    (rc = kata__json_get_string(driver, "record.vmm", "machine", &machine, err)) ||
+	    (rc = kata__json_get_uint(driver, "record.vmm", "vsock_cid", UINT32_MAX, &cid, err)))
 		return rc;
+	if ((cid != 0) != (vm->agent_transport == KATA_AGENT_VSOCK))
+		return kata__fail(err, KATA_E_CORRUPT, CALLER,
+				  "record.vmm.vsock_cid: contradicts record.agent_transport");
+	q->vsock_cid = (unsigned)cid;
 	q->machine = kata__strdup(machine);
 	q->kvm = strcmp(vm->accelerator, "kvm") == 0;
 	return q->machine ? 0 : kata__fail_no_memory(err);

@@ -26,13 +26,15 @@ struct kata__qemu_settings {
 
 struct kata__qemu_waiter; /* deletion.c */
 struct kata__qemu_stray;  /* reconcile.c */
+struct kata__qemu_clearing;
 
 struct kata__qemu {
 	kata_vm *vm;
 	struct kata__qemu_settings settings;
 	char *machine; /* as the binary names it */
 	bool kvm;
-	bool has_dir; /* vm->dir is this machine's, and goes with it */
+	unsigned vsock_cid; /* 0: the agent's channel is virtio-serial */
+	bool has_dir;       /* vm->dir is this machine's, and goes with it */
 	struct kata__qemu_cold *cold, **cold_last;
 
 	int pidfd; /* -1: no process */
@@ -45,6 +47,7 @@ struct kata__qemu {
 	struct kata__console console;
 	struct kata__qemu_waiter *waiters;
 	struct kata__qemu_stray *strays;
+	struct kata__qemu_clearing *clearings;
 	struct kata__timer *stray_timer;
 	uint64_t stray_repeat_ms;
 	char *last_words; /* under console.mutex */

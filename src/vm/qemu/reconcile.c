@@ -21,6 +21,8 @@
 #define STRAYS_MAX 512u
 #define FIRST_REPEAT_MS 2000u
 #define LAST_REPEAT_MS 64000u
+#define CLEAR_AGAIN_MS 10u
+#define CLEAR_TRIES_MAX 200u
 
 struct kata__qemu_stray {
 	struct kata__qemu_stray *next;
@@ -44,19 +46,10 @@ static void ignore(void *user, const json_t *value, kata_error *take_err)
 
 static void tell(struct kata__qemu *q, const char *command, json_t *take_args)
 {
-	(void)kata__qmp_execute(q->qmp, command, take_args, -1, ignore, NULL, NULL);
-}
-
-/* Whatever a plug may have left on a slot that nobody has. */
-static void tell_to_clear(struct kata__qemu *q, char kind, int slot)
-{
-	bool lun = kind == 'l';
-	char name[16];
-
-	snprintf(name, sizeof(name), "%c%d", kind, slot);
-	tell(q, "blockdev-del", json_pack("{s:s}", "node-name", name));
-	for (int i = 0; i < 2; i++)
-		tell(q, "remove-fd", json_pack("{s:i}", "fdset-id", (lun ? 1000 : 10) + 2 * slot + i));
+	if (q->qmp)
+		(void)kata__qmp_execute(q->qmp, command, take_args, -1, ignore, NULL, NULL);
+	else
+		json_decref(take_args);
 }
 
 static void tell_to_clear_nic(struct kata__qemu *q, int slot)
@@ -66,6 +59,90 @@ static void tell_to_clear_nic(struct kata__qemu *q, int slot)
 	kata__qemu_netdev_name(slot, name);
 	tell(q, "netdev_del", json_pack("{s:s}", "id", name));
 	tell(q, "closefd", json_pack("{s:s}", "fdname", name));
+}
+
+/* ---- clearing a slot of what a plug has left on it */
+
+/* The slot is held by it, so that nobody gets it before it is empty. */
+struct kata__qemu_clearing {
+	struct kata__qemu_clearing *next;
+	struct kata__qemu *q;
+	char kind; /* 'b': a port, 'l': a LUN, as in the names of nodes */
+	int slot;
+	unsigned tries;
+	struct kata__timer *again;
+};
+
+static struct kata__slots *slots_of(const struct kata__qemu_clearing *c)
+{
+	return c->kind == 'b' ? &c->q->vm->ports : &c->q->vm->luns;
+}
+
+static void free_clearing(struct kata__qemu_clearing *c)
+{
+	for (struct kata__qemu_clearing **at = &c->q->clearings; *at; at = &(*at)->next) {
+		if (*at != c)
+			continue;
+		*at = c->next;
+		break;
+	}
+	kata__timer_remove(c->again);
+	free(c);
+}
+
+static void end_clearing(struct kata__qemu_clearing *c)
+{
+	unsigned set = (c->kind == 'l' ? 1000u : 10u) + 2u * (unsigned)c->slot;
+
+	for (unsigned i = 0; i < 2; i++)
+		tell(c->q, "remove-fd", json_pack("{s:i}", "fdset-id", (int)(set + i)));
+	if (c->kind == 'b')
+		tell_to_clear_nic(c->q, c->slot);
+	kata__slots_release(slots_of(c), c->slot);
+	free_clearing(c);
+}
+
+static void on_cleared(void *user, const json_t *value, kata_error *take_err);
+
+static void on_clear_again(void *user)
+{
+	struct kata__qemu_clearing *c = user;
+	char node[16];
+
+	c->again = NULL;
+	snprintf(node, sizeof(node), "%c%d", c->kind, c->slot);
+	if (kata__qemu_ensure_connected(c->q, NULL) ||
+	    kata__qmp_execute(c->q->qmp, "blockdev-del", json_pack("{s:s}", "node-name", node), -1, on_cleared, c,
+			      NULL))
+		free_clearing(c); /* the slot stays taken */
+}
+
+/* QEMU tells that a device is deleted a moment before it lets go of the device's node. */
+static void on_cleared(void *user, const json_t *value, kata_error *take_err)
+{
+	struct kata__qemu_clearing *c = user;
+	bool gone = !take_err || kata__qemu_says_absent(take_err);
+	bool again = !gone && kata_error_get_status(take_err) == KATA_E_VMM && c->tries++ < CLEAR_TRIES_MAX &&
+		     kata__timer_add(kata__context_loop(c->q->vm->ctx), kata__deadline_in_ms(CLEAR_AGAIN_MS),
+				     on_clear_again, c, &c->again, NULL) == 0;
+
+	if (gone)
+		end_clearing(c);
+	else if (!again)
+		free_clearing(c);
+	kata_error_free(take_err);
+}
+
+/* The slot is taken already. Out of memory: it stays taken. */
+static void clear_slot(struct kata__qemu *q, char kind, int slot)
+{
+	struct kata__qemu_clearing *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return;
+	*c = (struct kata__qemu_clearing){.next = q->clearings, .q = q, .kind = kind, .slot = slot};
+	q->clearings = c;
+	on_clear_again(c);
 }
 
 /* ---- strays */
@@ -125,6 +202,8 @@ static void on_repeat(void *user)
 void kata__qemu_forget_strays(struct kata__qemu *q)
 {
 	kata__timer_remove(kata__take_ptr(q->stray_timer));
+	while (q->clearings)
+		free_clearing(q->clearings);
 	while (q->strays) {
 		struct kata__qemu_stray *s = q->strays;
 
@@ -141,11 +220,8 @@ void kata__qemu_stray_deleted(struct kata__qemu *q, const char *name)
 		if (strcmp(s->name, name) != 0)
 			continue;
 		*at = s->next;
-		if (s->port >= 0) {
-			tell_to_clear(q, 'b', s->port);
-			tell_to_clear_nic(q, s->port);
-			kata__slots_release(&q->vm->ports, s->port);
-		}
+		if (s->port >= 0)
+			clear_slot(q, 'b', s->port);
 		free(s);
 		return;
 	}
@@ -419,14 +495,16 @@ static bool is_free(const struct kata__slots *slots, long slot)
 
 static void sweep_node(struct kata__qemu *q, const char *node)
 {
+	struct kata__slots *slots = node[0] == 'b' ? &q->vm->ports : &q->vm->luns;
 	char *end;
 	long slot;
 
 	if (node[0] != 'b' && node[0] != 'l')
 		return;
 	slot = strtol(node + 1, &end, 10);
-	if (end != node + 1 && *end == '\0' && is_free(node[0] == 'b' ? &q->vm->ports : &q->vm->luns, slot))
-		tell_to_clear(q, node[0], (int)slot);
+	if (end != node + 1 && *end == '\0' && is_free(slots, slot) &&
+	    kata__slots_take(slots, (uint32_t)slot, NULL) == 0)
+		clear_slot(q, node[0], (int)slot);
 }
 
 static int check_nodes(kata_op *op, const json_t *value, kata_error **err)

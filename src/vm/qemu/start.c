@@ -17,13 +17,15 @@
 #include "base/fd.h"
 #include "base/text.h"
 #include "vm/qemu/boot_files.h"
+#include "vm/qemu/vsock.h"
 
 #define KILL_MS 5000
 
 /* What the steps hand to each other. */
 struct scratch {
 	struct kata__qemu_boot_files files;
-	int qmp_fd, console_fd, agent_fd, log_fd, pid_file_fd;
+	int qmp_fd, console_fd, agent_fd, vsock_fd, log_fd, pid_file_fd;
+	unsigned vsock_cid;
 	int pidfd;
 	struct kata__process_identity process;
 };
@@ -44,6 +46,7 @@ static int step_make_dir(kata_op *op, kata_error **err)
 			      .qmp_fd = -1,
 			      .console_fd = -1,
 			      .agent_fd = -1,
+			      .vsock_fd = -1,
 			      .log_fd = -1,
 			      .pid_file_fd = -1,
 			      .pidfd = -1};
@@ -100,17 +103,25 @@ static void close_listeners(struct scratch *s)
 	kata__close_fd(&s->qmp_fd);
 	kata__close_fd(&s->console_fd);
 	kata__close_fd(&s->agent_fd);
+	kata__close_fd(&s->vsock_fd);
+}
+
+static int listen_for_agent(const kata_vm *vm, struct scratch *s, kata_error **err)
+{
+	if (vm->agent_transport == KATA_AGENT_VSOCK)
+		return kata__qemu_vsock_open(&s->vsock_cid, &s->vsock_fd, err);
+	return kata__unix_listen(vm->dir, "agent.sock", &s->agent_fd, err);
 }
 
 static int step_listen(kata_op *op, kata_error **err)
 {
-	const char *dir = kata__vm_op_data(op)->vm->dir;
+	const kata_vm *vm = kata__vm_op_data(op)->vm;
 	struct scratch *s = scratch_of(op);
 	int rc;
 
-	if ((rc = kata__unix_listen(dir, "qmp.sock", &s->qmp_fd, err)) ||
-	    (rc = kata__unix_listen(dir, "console.sock", &s->console_fd, err)) ||
-	    (rc = kata__unix_listen(dir, "agent.sock", &s->agent_fd, err)))
+	if ((rc = kata__unix_listen(vm->dir, "qmp.sock", &s->qmp_fd, err)) ||
+	    (rc = kata__unix_listen(vm->dir, "console.sock", &s->console_fd, err)) ||
+	    (rc = listen_for_agent(vm, s, err)))
 		close_listeners(s);
 	return rc;
 }
@@ -141,6 +152,9 @@ static struct kata__qemu_boot describe(const kata_vm *vm, const struct scratch *
 					.qmp_fd = s->qmp_fd,
 					.console_fd = s->console_fd,
 					.agent_fd = s->agent_fd,
+					.agent_vsock = vm->agent_transport == KATA_AGENT_VSOCK,
+					.vsock_fd = s->vsock_fd,
+					.vsock_cid = s->vsock_cid,
 					.log_fd = s->log_fd};
 }
 

@@ -188,6 +188,24 @@ Test(cmdline, no_path_of_the_callers_is_on_it)
 	cr_assert_eq(strncmp(value_of("-initrd"), "/proc/self/fd/", 14), 0);
 }
 
+Test(cmdline, vsock_replaces_the_serial_port)
+{
+	json_t *o;
+
+	boot.agent_vsock = true;
+	boot.vsock_fd = 61;
+	boot.vsock_cid = 4711;
+	boot.agent_fd = -1;
+	make();
+	o = find_json("-device", "driver", "vhost-vsock-pci");
+	cr_assert_not_null(o);
+	cr_assert_eq(json_integer_value(json_object_get(o, "guest-cid")), 4711);
+	cr_assert_eq(launch.fds[launch.fd_count - 3].parent_fd, 61, "before kernel and initrd");
+	cr_assert_eq(atoi(get(o, "vhostfd")), launch.fds[launch.fd_count - 3].child_fd);
+	cr_assert_null(find_json("-device", "driver", "virtserialport"));
+	json_decref(o);
+}
+
 Test(cmdline, each_fd_has_its_own_number_in_the_child_and_stderr_is_the_log)
 {
 	make();
