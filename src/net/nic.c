@@ -405,22 +405,26 @@ static int read_plugged(const json_t *o, const char *what, kata_nic *n, kata_err
 {
 	const char *address = NULL, *state = NULL;
 	int rc = kata__json_get_string(o, what, "state", &state, err);
+	bool diverged;
 
 	if (rc == 0)
 		rc = kata__json_get_string_opt(o, what, "address", &address, err);
-	if (rc < 0 || !address)
+	if (rc < 0)
 		return rc;
+	for (int i = KATA_DEVICE_NEW; strcmp(state, kata_device_state_get_name((kata_device_state)i)) != 0; i++)
+		if (i == KATA_DEVICE_DIVERGED)
+			return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.state: '%.16s' is unknown", what, state);
+	diverged = strcmp(state, kata_device_state_get_name(KATA_DEVICE_DIVERGED)) == 0;
+	if (!address) { /* a plug that ended uncertain may have none */
+		n->state = diverged ? KATA_DEVICE_DIVERGED : KATA_DEVICE_NEW;
+		return 0;
+	}
 	if (!address[0] || strlen(address) >= sizeof(n->address))
 		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.address: must have 1 to %zu bytes", what,
 				  sizeof(n->address) - 1);
 	snprintf(n->address, sizeof(n->address), "%s", address);
-	for (int i = KATA_DEVICE_NEW; i <= KATA_DEVICE_DIVERGED; i++) {
-		if (strcmp(state, kata_device_state_get_name((kata_device_state)i)) != 0)
-			continue;
-		n->state = i == KATA_DEVICE_DIVERGED ? KATA_DEVICE_DIVERGED : KATA_DEVICE_PLUGGED;
-		return 0;
-	}
-	return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.state: '%.16s' is unknown", what, state);
+	n->state = diverged ? KATA_DEVICE_DIVERGED : KATA_DEVICE_PLUGGED;
+	return 0;
 }
 
 int kata__nic_from_json(const json_t *o, const char *what, kata_nic **ret, kata_error **err)

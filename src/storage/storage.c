@@ -464,8 +464,12 @@ static int read_plugged(const json_t *o, const char *what, kata_storage *s, kata
 	rc = read_name(o, what, "state", state_names, kata__array_size(state_names), false, &state, err);
 	if (rc == 0)
 		rc = kata__json_get_string_opt(o, what, "address", &address, err);
-	if (rc < 0 || !address)
+	if (rc < 0)
 		return rc;
+	if (!address) { /* a plug that ended uncertain may have none */
+		s->state = state == KATA_DEVICE_DIVERGED ? KATA_DEVICE_DIVERGED : KATA_DEVICE_NEW;
+		return 0;
+	}
 	if (!address[0] || strlen(address) >= sizeof(s->address))
 		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.address: must have 1 to %zu bytes", what,
 				  sizeof(s->address) - 1);

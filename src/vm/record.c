@@ -274,9 +274,11 @@ static int read_machine(kata_vm *vm, const json_t *o, kata_error **err)
 	return rc;
 }
 
-static int check_address(const char *what, const char *address, const char *expected, kata_error **err)
+/* A device whose plug ended uncertain has no address: the rebuild asks the VMM whether it is there. */
+static int check_address(const char *what, kata_device_state state, const char *address, const char *expected,
+			 kata_error **err)
 {
-	if (strcmp(address, expected) == 0)
+	if (strcmp(address, expected) == 0 || (!address[0] && state == KATA_DEVICE_DIVERGED))
 		return 0;
 	return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.device.address: is '%s', but the slot says '%s'", what,
 			  address, expected);
@@ -294,8 +296,9 @@ static int restore_storage(kata_vm *vm, const json_t *device, const char *what, 
 		kata__vm_lun_address((int)slot, expected);
 	else
 		kata__vm_port_address((int)slot, expected);
-	kata_storage_get_address(s, address, sizeof(address));
-	rc = check_address(what, address, expected, err);
+	if (kata_storage_get_address(s, address, sizeof(address)) == 0)
+		address[0] = '\0';
+	rc = check_address(what, kata_storage_get_state(s), address, expected, err);
 	if (rc == 0)
 		rc = kata__vm_device_restore(vm, s, NULL, slot, err);
 	kata_storage_unref(s);
@@ -311,8 +314,9 @@ static int restore_nic(kata_vm *vm, const json_t *device, const char *what, uint
 	if (rc < 0)
 		return rc;
 	kata__vm_port_address((int)slot, expected);
-	kata_nic_get_address(n, address, sizeof(address));
-	rc = check_address(what, address, expected, err);
+	if (kata_nic_get_address(n, address, sizeof(address)) == 0)
+		address[0] = '\0';
+	rc = check_address(what, kata_nic_get_state(n), address, expected, err);
 	if (rc == 0)
 		rc = kata__vm_device_restore(vm, NULL, n, slot, err);
 	kata_nic_unref(n);

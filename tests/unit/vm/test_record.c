@@ -76,6 +76,38 @@ Test(record, a_rebuilt_vm_is_as_it_was)
 	cr_assert(access(vm->dir, F_OK) < 0);
 }
 
+static void make_diverged(json_t *root, const char *list)
+{
+	json_t *device = json_object_get(json_array_get(json_object_get(root, list), 0), "device");
+
+	cr_assert_not_null(device);
+	json_object_set_new(device, "state", json_string("diverged"));
+	json_object_del(device, "address");
+	json_object_del(device, "size_bytes");
+}
+
+Test(record, a_device_whose_plug_ended_uncertain_has_no_address_and_comes_back_diverged)
+{
+	json_t *root = json_loads(json, 0, NULL);
+	kata_storage *found = NULL;
+	kata_nic *found_nic = NULL;
+	kata_vm *again;
+
+	make_diverged(root, "storages");
+	make_diverged(root, "nics");
+	free(json);
+	json = json_dumps(root, 0);
+	json_decref(root);
+	again = rebuilt();
+	fixture_assert_ok(kata_vm_get_storage(again, 0, &found, &err), err);
+	cr_expect_eq(kata_storage_get_state(found), KATA_DEVICE_DIVERGED);
+	fixture_assert_ok(kata_vm_get_nic(again, 0, &found_nic, &err), err);
+	cr_expect_eq(kata_nic_get_state(found_nic), KATA_DEVICE_DIVERGED);
+	kata_storage_unref(found);
+	kata_nic_unref(found_nic);
+	kata_vm_unref(again);
+}
+
 Test(record, a_paused_vm_comes_back_paused)
 {
 	kata_vm *again = rebuilt(), *third = NULL;
