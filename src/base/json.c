@@ -123,10 +123,12 @@ static int dump_append(const char *piece, size_t size, void *user)
 	size_t alloc = d->alloc ? d->alloc : 256;
 	char *grown;
 
+	if (d->failed)
+		return -1;
 	while (alloc < d->len + size + 1)
 		alloc *= 2;
 	grown = alloc == d->alloc ? d->text : realloc(d->text, alloc);
-	if (!grown || d->failed) {
+	if (!grown) {
 		d->failed = true;
 		return -1;
 	}
