@@ -356,7 +356,8 @@ void vm_contract_a_failed_plug_or_unplug_of_a_tap_leaves_no_link(const struct vm
 	world_start(&w);
 	fail_each_step(&w, &plug, true);
 	plug_nic(&w);
-	/* An unplug that fails after the guest has let go may have taken the tap away already; asked again it ends well. */
+	/* An unplug that fails after the guest has let go may have taken the tap away already; asked again it ends
+	 * well. */
 	fail_each_step(&w, &unplug, false);
 	kata_nic_unref(nic);
 	world_close(&w);
