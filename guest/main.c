@@ -21,8 +21,9 @@
 #include "guest/modules.h"
 #include "guest/oom.h"
 
-#define HOTPLUG_TIMEOUT_MS 10000 /* an emulated guest on a busy host takes seconds for what is there in milliseconds   \
-				  */
+#define HOTPLUG_TIMEOUT_MS                                                                                             \
+	10000 /* an emulated guest on a busy host takes seconds for what is there in milliseconds                      \
+	       */
 #define WORKERS 4
 
 struct module_job {

@@ -24,7 +24,8 @@ int kata__json_get_bool(const json_t *o, const char *what, const char *key, bool
 int kata__json_get_array(const json_t *o, const char *what, const char *key, size_t max_items, json_t **ret,
 			 kata_error **err);
 int kata__json_get_object(const json_t *o, const char *what, const char *key, json_t **ret, kata_error **err);
-/* Adds a member where text is not NULL; -1 when out of memory. (json_pack's "s*" leaves it out then, without a word.) */
+/* Adds a member where text is not NULL; -1 when out of memory. (json_pack's "s*" leaves it out then, without a word.)
+ */
 int kata__json_set_text(json_t *o, const char *key, const char *text);
 /* Compact text with sorted keys; NULL when out of memory. Caller frees. */
 char *kata__json_dump(const json_t *o);

@@ -328,8 +328,8 @@ static void handle(struct kata__loop *loop, const struct epoll_event *ev)
 	}
 }
 
-/* How long until the next timer. A timerfd that is set early enough ends the sleep by itself; being set rarely, it costs less than a
- * timeout that the kernel sets up and takes down in every round. */
+/* How long until the next timer. A timerfd that is set early enough ends the sleep by itself; being set rarely, it
+ * costs less than a timeout that the kernel sets up and takes down in every round. */
 static int timers_left_ms(struct kata__loop *loop)
 {
 	arm_timer_fd(loop);

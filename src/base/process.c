@@ -29,8 +29,8 @@
 #include "base/fd.h"
 #include "base/text.h"
 
-/* glibc's other name for clone(). ThreadSanitizer takes `clone` for a fork and, in a child that shares its memory, resets the
- * state that the parent goes on with: it would report races that are none. */
+/* glibc's other name for clone(). ThreadSanitizer takes `clone` for a fork and, in a child that shares its memory,
+ * resets the state that the parent goes on with: it would report races that are none. */
 extern int __clone(int (*fn)(void *arg), void *stack, int flags, void *arg, ...);
 
 #define CHILD_STACK_BYTES (64u * 1024u)

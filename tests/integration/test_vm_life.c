@@ -142,7 +142,8 @@ Test(vm_life, a_machine_type_qemu_does_not_have_is_refused_by_the_build)
 		kata_error *err = NULL;
 
 		c.machine = machines[i];
-		fixture_assert_fails(kata_vm_builder_build(m.builder, &c, NULL, NULL, &m.vm, &err), KATA_E_INVALID, err);
+		fixture_assert_fails(kata_vm_builder_build(m.builder, &c, NULL, NULL, &m.vm, &err), KATA_E_INVALID,
+				     err);
 		cr_assert(strstr(kata_error_get_message(err), "machine"), "%s", kata_error_get_message(err));
 		kata_error_free(err);
 	}

@@ -2,8 +2,8 @@
 #ifndef KATA_TESTS_INTEGRATION_VM_TEST_H
 #define KATA_TESTS_INTEGRATION_VM_TEST_H
 /*
- * What the tests of VMs on the real QEMU share: the guest image, a builder, a VM. Where QEMU or the image is missing a test is
- * skipped with the reason.
+ * What the tests of VMs on the real QEMU share: the guest image, a builder, a VM. Where QEMU or the image is missing a
+ * test is skipped with the reason.
  *
  * A guest that nobody needs to run is paused at once: on a small machine an emulated boot is what costs.
  */
