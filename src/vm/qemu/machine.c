@@ -15,6 +15,8 @@
 #include "base/text.h"
 
 #define LAST_WORDS_MAX 4096
+#define LOG_MAX (1024 * 1024) /* bytes of vmm.log; a guest may make QEMU complain */
+#define LOG_LOOK_MS 60000u
 #define SILENCE_MS 1000u /* of the monitor after an undo's command; it does not depend on the guest's speed */
 #define RESENDS_MAX 3u
 #define BUSY_MS                                                                                                        \
@@ -65,8 +67,32 @@ static void say_how_it_ended(const struct kata__qemu *q, kata_error **err)
 		kata__fail(err, KATA_E_GONE, VMM, "QEMU has ended with exit status %d", q->exit_status);
 }
 
+static void look_at_log_later(struct kata__qemu *q);
+
+/* QEMU appends: after the cut it goes on at the start. */
+static void look_at_log(void *user)
+{
+	struct kata__qemu *q = user;
+	KATA_AUTO(free) char *path = kata__format("%s/vmm.log", q->vm->dir);
+	struct stat st;
+
+	q->log_timer = NULL;
+	if (path && lstat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > LOG_MAX) {
+		kata__qemu_keep_last_words(q->vm);
+		(void)!truncate(path, 0);
+	}
+	look_at_log_later(q);
+}
+
+static void look_at_log_later(struct kata__qemu *q)
+{
+	(void)kata__timer_add(kata__context_loop(q->vm->ctx), kata__deadline_in_ms(LOG_LOOK_MS), look_at_log, q,
+			      &q->log_timer, NULL);
+}
+
 static void stop_watching(struct kata__qemu *q)
 {
+	kata__timer_remove(kata__take_ptr(q->log_timer));
 	kata__watch_remove(q->pid_watch);
 	q->pid_watch = NULL;
 	kata__close_fd(&q->pidfd);
@@ -105,6 +131,8 @@ int kata__qemu_adopt(struct kata__qemu *q, int take_pidfd, kata_error **err)
 	rc = kata__watch_add(kata__context_loop(q->vm->ctx), q->pidfd, EPOLLIN, on_exit_seen, q, &q->pid_watch, err);
 	if (rc)
 		kata__close_fd(&q->pidfd);
+	else
+		look_at_log_later(q);
 	return rc;
 }
 

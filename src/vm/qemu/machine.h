@@ -39,6 +39,7 @@ struct kata__qemu {
 
 	int pidfd; /* -1: no process */
 	struct kata__watch *pid_watch;
+	struct kata__timer *log_timer;
 	bool is_child;
 	bool exited;
 	int exit_status; /* as kata__process_try_reap */
