@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The process that drives a VM is killed at every step; the VMM is the stand-in, which outlives its starter as QEMU
+ * does. */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "support/vm_kill.h"
+
+static void kill_during(const char *operation)
+{
+	struct fixture f;
+	struct vm_kill k = {.f = &f};
+	char *binary, *kernel;
+
+	k.tap = access("/dev/net/tun", R_OK | W_OK) == 0 && fixture_enter_netns();
+	fixture_init(&f, false, 0);
+	binary = fixture_make_standin(&f, NULL);
+	kernel = fixture_make_kernel(&f);
+	k.binary = binary;
+	k.kernel = kernel;
+	k.initrd = kernel;
+	vm_kill_everywhere(&k, operation);
+	free(binary);
+	free(kernel);
+	fixture_deinit(&f);
+}
+
+#define KILLED_DURING(name, operation)                                                                                 \
+	Test(vm_kill, killed_during_##name, .timeout = 300)                                                            \
+	{                                                                                                              \
+		kill_during(operation);                                                                                \
+	}
+KILLED_DURING(start, "start")
+KILLED_DURING(cold_plug_of_a_disk, "cold-plug-disk")
+KILLED_DURING(plug_of_a_disk, "plug-disk")
+KILLED_DURING(unplug_of_a_disk, "unplug-disk")
+KILLED_DURING(plug_of_a_nic, "plug-nic")
+KILLED_DURING(resume, "resume")
+KILLED_DURING(release, "release")
+KILLED_DURING(rebuild, "rebuild")
+KILLED_DURING(destroy, "destroy")

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The process that drives a VM is killed at every step; the VMM is the real QEMU, its guest paused. */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "support/vm_kill.h"
+#include "vm_test.h"
+
+static void kill_during(const char *operation)
+{
+	struct machine image;
+	struct fixture f;
+	struct vm_kill k = {.f = &f, .binary = "/usr/bin/qemu-system-x86_64"};
+
+	if (access(k.binary, X_OK))
+		cr_skip_test("no /usr/bin/qemu-system-x86_64: install qemu-system-x86");
+	find_image(&image);
+	k.kernel = image.kernel;
+	k.initrd = image.initrd;
+	k.tap = access("/dev/net/tun", R_OK | W_OK) == 0 && fixture_enter_netns();
+	fixture_init(&f, false, 0);
+	vm_kill_everywhere(&k, operation);
+	fixture_deinit(&f);
+}
+
+#define KILLED_DURING(name, operation)                                                                                 \
+	Test(vm_kill, killed_during_##name, .timeout = 300)                                                            \
+	{                                                                                                              \
+		kill_during(operation);                                                                                \
+	}
+KILLED_DURING(start, "start")
+KILLED_DURING(plug_of_a_disk, "plug-disk")
+KILLED_DURING(unplug_of_a_disk, "unplug-disk")
+KILLED_DURING(plug_of_a_nic, "plug-nic")
+KILLED_DURING(release, "release")
+KILLED_DURING(rebuild, "rebuild")
+KILLED_DURING(destroy, "destroy")

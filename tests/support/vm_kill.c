@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* vm_kill.c - victims, and what another process makes of what they left. */
+#include "support/vm_kill.h"
+
+#include <criterion/criterion.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define VICTIM_MS 60000
+
+static int run_victim(const struct vm_kill *k, const char *operation, const char *point, char **ret_output)
+{
+	char *disk = fixture_path(k->f, "victim.raw");
+	const char *const argv[] = {KATA_BUILD_DIR "/tests/programs/vm_victim",
+				    k->f->state_dir,
+				    k->binary,
+				    k->kernel,
+				    k->initrd,
+				    disk,
+				    operation,
+				    point,
+				    k->tap ? "tap" : NULL,
+				    NULL};
+	int status = fixture_run(argv, VICTIM_MS, ret_output);
+
+	free(disk);
+	return status;
+}
+
+/* ---- recovery */
+
+static char *read_record(const struct vm_kill *k)
+{
+	char path[128];
+	char *text = calloc(1, 65536);
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/vm/victim/released.json", k->f->state_dir);
+	f = fopen(path, "re");
+	cr_assert(f && text && fread(text, 1, 65535, f) > 0, "%s cannot be read", path);
+	fclose(f);
+	return text;
+}
+
+static void attach_and_destroy(const struct vm_kill *k, kata_context *context, const char *point)
+{
+	kata_qemu_options options = KATA_QEMU_OPTIONS_INIT;
+	kata_vm_builder *builder = NULL;
+	kata_vm *vm = NULL;
+	kata_error *err = NULL;
+	char *record = read_record(k);
+
+	options.binary = k->binary;
+	options.accelerator = KATA_ACCELERATOR_TCG;
+	fixture_assert_ok(kata_vm_builder_new_qemu(context, &options, &builder, &err), err);
+	cr_assert_eq(kata_vm_builder_build_from_released(builder, record, strlen(record), NULL, &vm, &err), 0,
+		     "killed at %s: %s", point, error_text(err));
+	fixture_assert_ok(kata_vm_destroy(vm, NULL, &err), err);
+	kata_vm_unref(vm);
+	kata_vm_builder_free(builder);
+	free(record);
+}
+
+static void recover(const struct vm_kill *k, const char *point)
+{
+	kata_context *context = fixture_new_context(k->f, 0);
+	kata_recover_report *report = NULL;
+	kata_error *err = NULL;
+	size_t count;
+
+	fixture_assert_ok(kata_recover(context, NULL, KATA_RECOVER_APPLY, &report, &err), err);
+	count = kata_recover_report_get_count(report);
+	cr_assert_leq(count, 1u, "killed at %s", point);
+	for (size_t i = 0; i < count; i++) {
+		kata_recover_verdict verdict = kata_recover_report_get_verdict(report, i);
+
+		cr_assert(verdict == KATA_RECOVER_ORPHAN || verdict == KATA_RECOVER_ATTACHABLE, "killed at %s: %s: %s",
+			  point, kata_recover_verdict_get_name(verdict), kata_recover_report_get_text(report, i));
+		if (verdict == KATA_RECOVER_ATTACHABLE)
+			attach_and_destroy(k, context, point);
+	}
+	kata_recover_report_free(report);
+	fixture_assert_ok(kata_recover(context, NULL, 0, &report, &err), err);
+	cr_assert_eq(kata_recover_report_get_count(report), 0u, "killed at %s: recovery is not done at once", point);
+	kata_recover_report_free(report);
+	fixture_assert_ok(kata_context_free(context, &err), err);
+}
+
+/* ---- the rounds */
+
+static void must_end_well(const struct vm_kill *k, const char *operation, char **ret_steps, const char *when)
+{
+	char *output = NULL;
+	int status = run_victim(k, operation, "-", &output);
+
+	cr_assert_eq(status, 0, "%s %s: the victim ended with %d: %s", operation, when, status, output);
+	if (ret_steps)
+		*ret_steps = output;
+	else
+		free(output);
+}
+
+static void kill_at(const struct vm_kill *k, const char *operation, const char *point)
+{
+	struct census *before = fixture_census(k->f);
+	char *output = NULL;
+	int status = run_victim(k, operation, point, &output);
+
+	cr_assert_eq(status, 128 + SIGKILL, "%s: the victim was not killed at %s but ended with %d: %s", operation,
+		     point, status, output);
+	free(output);
+	recover(k, point);
+	fixture_assert_census(k->f, before, point);
+}
+
+void vm_kill_everywhere(const struct vm_kill *k, const char *operation)
+{
+	char *disk = fixture_make_raw(k->f, "victim.raw", UINT64_C(1) << 20);
+	char *steps = NULL, *rest = NULL;
+	unsigned count = 0;
+	char point[160];
+
+	must_end_well(k, operation, &steps, "at first"); /* makes the caches too */
+	for (char *step = strtok_r(steps, "\n", &rest); step; step = strtok_r(NULL, "\n", &rest), count++) {
+		snprintf(point, sizeof(point), "%s:before", step);
+		kill_at(k, operation, point);
+		snprintf(point, sizeof(point), "%s:after", step);
+		kill_at(k, operation, point);
+	}
+	cr_assert_gt(count, 0u);
+	must_end_well(k, operation, NULL, "after the kills");
+	free(steps);
+	free(disk);
+}
