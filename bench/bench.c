@@ -139,7 +139,8 @@ static enum outcome run_guarded(struct job *j)
 	if (make_work_dir(j->b))
 		return OUTCOME_FAILED;
 	rc = bench_guard(name, j->group->limit_s, run_group, j);
-	if (!getenv("KEEP")) bench_remove_tree(j->b->work_dir);
+	if (!getenv("KEEP"))
+		bench_remove_tree(j->b->work_dir);
 	if (rc == OUTCOME_OK || rc == OUTCOME_MISSED)
 		return (enum outcome)rc;
 	fprintf(stderr, "bench: %s could not be measured\n", name);

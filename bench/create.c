@@ -162,48 +162,117 @@ int bench_do(struct bench *b, const char *what)
 	return rc;
 }
 
-/* Lines are "PID call(...": a process that has called execve is QEMU and no longer counts. */
+#define PIDS_MAX 4194304
+
+struct trace {
+	bool has_execed[PIDS_MAX]; /* is QEMU, which does not count */
+	bool is_of_qemu[PIDS_MAX]; /* a thread of such a process */
+	char line[65536];
+};
+
+/* Lines are "PID call(...". The call, or NULL for what is none or a call's second half. */
+static char *call_of(char *line, long *ret_pid)
+{
+	char *call;
+
+	*ret_pid = strtol(line, &call, 10);
+	call += strspn(call, " ");
+	return *ret_pid > 0 && *ret_pid < PIDS_MAX && *call != '-' && *call != '+' ? call : NULL;
+}
+
+static bool is_call(const char *call, const char *name)
+{
+	return strncmp(call, name, strlen(name)) == 0 && call[strlen(name)] == '(';
+}
+
+/* QEMU's threads, by what its clone calls returned: that may stand behind their first lines. */
+static void find_qemu(struct trace *t, FILE *f)
+{
+	bool is_first = true; /* strace's own start of the bench */
+	long pid, child;
+	char *call, *result;
+
+	while (fgets(t->line, sizeof(t->line), f)) {
+		call = call_of(t->line, &pid);
+		if (!call)
+			continue;
+		if (is_call(call, "execve")) {
+			t->has_execed[pid] = t->has_execed[pid] || !is_first;
+			is_first = false;
+		}
+		result = strrchr(call, '=');
+		child = strstr(call, "clone") && result && (t->has_execed[pid] || t->is_of_qemu[pid])
+				? strtol(result + 1, NULL, 10)
+				: 0;
+		if (child > 0 && child < PIDS_MAX)
+			t->is_of_qemu[child] = true;
+	}
+	memset(t->has_execed, 0, sizeof(t->has_execed));
+}
+
+static void count_call(const char *call, struct counts *n)
+{
+	if (call[0] == '<') /* the second half of a call counted before */
+		return;
+	n->calls++;
+	n->commands += strstr(call, "execute\\\"") != NULL &&
+		       (strncmp(call, "send", 4) == 0 || strncmp(call, "write", 5) == 0);
+	n->forks += strncmp(call, "clone", 5) == 0 && !strstr(call, "CLONE_THREAD");
+	n->forks += is_call(call, "fork") || is_call(call, "vfork");
+	n->sleeps += is_call(call, "nanosleep") || is_call(call, "clock_nanosleep");
+}
+
+static void count_calls(struct trace *t, FILE *f, struct counts *n)
+{
+	bool counting = false;
+	char *call;
+	long pid;
+
+	while (fgets(t->line, sizeof(t->line), f)) {
+		call = call_of(t->line, &pid);
+		if (strstr(t->line, "BENCH-BEGIN") || strstr(t->line, "BENCH-END"))
+			counting = strstr(t->line, "BENCH-BEGIN") != NULL;
+		else if (call && counting && is_call(call, "execve"))
+			t->has_execed[pid] = true;
+		else if (call && counting && !t->has_execed[pid] && !t->is_of_qemu[pid])
+			count_call(call, n);
+	}
+}
+
 static int read_trace(const char *path, struct counts *n)
 {
-	static char line[65536];
-	static bool is_other[4194304];
-	bool counting = false;
+	struct trace *t = calloc(1, sizeof(*t));
 	FILE *f = fopen(path, "re");
 
 	memset(n, 0, sizeof(*n));
-	memset(is_other, 0, sizeof(is_other));
-	if (!f)
-		return -1;
-	while (fgets(line, sizeof(line), f)) {
-		char *call;
-		long pid = strtol(line, &call, 10);
-
-		call += strspn(call, " ");
-		if (strstr(line, "BENCH-BEGIN"))
-			counting = true;
-		else if (strstr(line, "BENCH-END"))
-			counting = false;
-		else if (counting && strncmp(call, "execve(", 7) == 0)
-			is_other[pid] = true;
-		else if (counting && !is_other[pid] && call[0] != '<' && call[0] != '-' && call[0] != '+') {
-			n->calls++;
-			n->commands += strstr(call, "execute\\\"") != NULL &&
-				       (strncmp(call, "sendmsg", 7) == 0 || strncmp(call, "write", 5) == 0);
-			n->forks += strncmp(call, "clone", 5) == 0 && !strstr(call, "CLONE_THREAD");
-			n->forks += strncmp(call, "fork", 4) == 0 || strncmp(call, "vfork", 5) == 0;
-			n->sleeps += strstr(call, "nanosleep") == call || strncmp(call, "clock_nanosleep", 15) == 0;
-		}
+	if (t && f) {
+		find_qemu(t, f);
+		rewind(f);
+		count_calls(t, f, n);
 	}
-	fclose(f);
-	return n->calls > 0 ? 0 : -1;
+	if (f)
+		fclose(f);
+	free(t);
+	return n->calls > 0 && n->commands > 0 ? 0 : -1;
 }
 
 static int trace(struct bench *b, const char *what, struct counts *ret)
 {
 	char path[256], self[512];
-	char *argv[] = {(char *)"strace", (char *)"-f", (char *)"-qq", (char *)"-s",         (char *)"96",
-			(char *)"-o",     path,         self,          (char *)b->guest_dir, (char *)b->build_dir,
-			(char *)"--do",   (char *)what, (char *)b->work_dir, NULL};
+	char *argv[] = {(char *)"strace",
+			(char *)"-f",
+			(char *)"-qq",
+			(char *)"-s",
+			(char *)"96",
+			(char *)"-o",
+			path,
+			self,
+			(char *)b->guest_dir,
+			(char *)b->build_dir,
+			(char *)"--do",
+			(char *)what,
+			(char *)b->work_dir,
+			NULL};
 	int status = -1;
 	pid_t pid;
 
@@ -363,10 +432,8 @@ const struct bench_group bench_create[] = {
 	 counts,
 	 {{.name = "create_counts",
 	   .unit = "count",
-	   .figures = {{"extra QMP commands", 0, 0},
-		       {"forks", 1, 1},
-		       {"sleeps", 0, 0},
-		       {"syscalls / hand", 1.5, 1.1}}}}},
+	   .figures =
+		   {{"extra QMP commands", 0, 0}, {"forks", 1, 1}, {"sleeps", 0, 0}, {"syscalls / hand", 1.5, 1.1}}}}},
 	{30, cpu, {{.name = "create_cpu_us", .unit = "us", .figures = {{NULL, 500, 150}}}}},
 	{60,
 	 rate,

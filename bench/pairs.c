@@ -8,6 +8,7 @@
 #define MAX_PAIRS 512
 #define RESAMPLES 1000
 #define QUIET 0.05 /* how far the control's interval may lie from 1 */
+#define DRIFT 0.15 /* how far the hand program's time may move between control and measurement */
 
 void bench_count(struct bench_value *ret, double value)
 {
@@ -51,41 +52,60 @@ static void summarise(const double *ratios, int n, struct bench_value *ret)
 				    .n = n};
 }
 
-typedef double pair_ratios[BENCH_TIMES_MAX][MAX_PAIRS];
+typedef double series[BENCH_TIMES_MAX][MAX_PAIRS];
+
+/* Of `a` to `b`; b's times. */
+struct samples {
+	series ratios, hand_ns;
+};
 
 /* ABBA: what drifts hits both alike. */
-static int measure(bench_fn a, bench_fn b, void *user, int times, int pairs, pair_ratios ratios)
+static int measure(bench_fn a, bench_fn b, void *user, int times, int pairs, struct samples *s)
 {
 	for (int i = 0; i < pairs; i++) {
 		uint64_t a1[BENCH_TIMES_MAX], a2[BENCH_TIMES_MAX], b1[BENCH_TIMES_MAX], b2[BENCH_TIMES_MAX];
 
 		if (a(user, a1) || b(user, b1) || b(user, b2) || a(user, a2))
 			return -1;
-		for (int t = 0; t < times; t++)
-			ratios[t][i] = (double)(a1[t] + a2[t]) / (double)(b1[t] + b2[t]);
+		for (int t = 0; t < times; t++) {
+			s->ratios[t][i] = (double)(a1[t] + a2[t]) / (double)(b1[t] + b2[t]);
+			s->hand_ns[t][i] = (double)(b1[t] + b2[t]);
+		}
 	}
 	return 0;
 }
 
+static bool is_quiet(const double *ratios, int pairs)
+{
+	struct bench_value v;
+
+	summarise(ratios, pairs, &v);
+	return v.lo >= 1 - QUIET && v.hi <= 1 + QUIET;
+}
+
+/* The machine must have been quiet before, and the hand program no slower beside the library than alone. */
+static bool is_noisy(struct samples *before, struct samples *s, int t, int pairs)
+{
+	double drift = median(s->hand_ns[t], pairs) / median(before->hand_ns[t], pairs);
+
+	return !is_quiet(before->ratios[t], pairs) || drift < 1 - DRIFT || drift > 1 + DRIFT;
+}
+
 int bench_ratio(const struct bench *b, const struct bench_pairs *p, struct bench_value *ret)
 {
-	static pair_ratios control, ratios;
+	static struct samples before, s;
 	int pairs = b->quick ? p->quick_pairs : p->pairs;
 	uint64_t warm[BENCH_TIMES_MAX];
 
 	if (p->library(p->user, warm) || p->hand(p->user, warm))
 		return -1;
-	if (!b->quick && measure(p->hand, p->hand, p->user, p->times, pairs, control))
+	if (!b->quick && measure(p->hand, p->hand, p->user, p->times, pairs, &before))
 		return -1;
-	if (measure(p->library, p->hand, p->user, p->times, pairs, ratios))
+	if (measure(p->library, p->hand, p->user, p->times, pairs, &s))
 		return -1;
 	for (int t = 0; t < p->times; t++) {
-		struct bench_value quiet = {.lo = 0, .hi = 2};
-
-		if (!b->quick)
-			summarise(control[t], pairs, &quiet);
-		summarise(ratios[t], pairs, &ret[t]);
-		ret[t].is_noisy = quiet.lo < 1 - QUIET || quiet.hi > 1 + QUIET;
+		summarise(s.ratios[t], pairs, &ret[t]);
+		ret[t].is_noisy = b->quick || is_noisy(&before, &s, t, pairs);
 	}
 	return 0;
 }

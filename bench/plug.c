@@ -139,17 +139,34 @@ static void guest_close(struct guest *g)
 	kata_context_free(g->ctx, NULL);
 }
 
-static int await_disk(struct guest *g, int i)
+static int begin_await(struct guest *g, int i, bool is_disk, kata_op **ret_op)
 {
 	char address[32];
 
+	if (!is_disk)
+		return vms_await_begin(g->agent, "net", kata_nic_get_mac(g->nics[i]), ret_op);
 	kata_storage_get_address(g->disks[i], address, sizeof(address));
-	return vms_await(g->agent, "blk", address);
+	return vms_await_begin(g->agent, "blk", address, ret_op);
 }
 
-static int await_nic(struct guest *g, int i)
+static int await_one(struct guest *g, int i, bool is_disk)
 {
-	return vms_await(g->agent, "net", kata_nic_get_mac(g->nics[i]));
+	kata_op *op = NULL;
+
+	return begin_await(g, i, is_disk, &op) ? -1 : vms_await_end(op);
+}
+
+static int await_all(struct guest *g)
+{
+	kata_op *ops[DISKS + NICS] = {NULL};
+	int rc = 0;
+
+	for (int i = 0; !rc && i < DISKS + NICS; i++)
+		rc = begin_await(g, i < DISKS ? i : i - DISKS, i < DISKS, &ops[i]);
+	for (int i = 0; i < DISKS + NICS; i++)
+		if (ops[i] && vms_await_end(ops[i]))
+			rc = -1;
+	return rc;
 }
 
 static int batch_all(struct guest *g, bool add)
@@ -175,11 +192,8 @@ static int together(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 	struct guest *g = user;
 	uint64_t begin = bench_now();
 
-	if (batch_all(g, true))
+	if (batch_all(g, true) || await_all(g))
 		return -1;
-	for (int i = 0; i < DISKS; i++)
-		if (await_disk(g, i) || await_nic(g, i))
-			return -1;
 	ret_ns[0] = bench_now() - begin;
 	return batch_all(g, false);
 }
@@ -191,10 +205,10 @@ static int one_by_one(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 	kata_error *err = NULL;
 
 	for (int i = 0; i < DISKS; i++)
-		if (kata_vm_add_storage(g->vm, g->disks[i], NULL, &err) || await_disk(g, i))
+		if (kata_vm_add_storage(g->vm, g->disks[i], NULL, &err) || await_one(g, i, true))
 			return bench_fail("plug", err);
 	for (int i = 0; i < NICS; i++)
-		if (kata_vm_add_nic(g->vm, g->nics[i], NULL, &err) || await_nic(g, i))
+		if (kata_vm_add_nic(g->vm, g->nics[i], NULL, &err) || await_one(g, i, false))
 			return bench_fail("plug", err);
 	ret_ns[0] = bench_now() - begin;
 	return batch_all(g, false);
@@ -219,7 +233,7 @@ static int library_disk(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 	uint64_t begin = bench_now(), middle;
 	kata_error *err = NULL;
 
-	if (kata_vm_add_storage(g->vm, g->disks[0], NULL, &err) || await_disk(g, 0))
+	if (kata_vm_add_storage(g->vm, g->disks[0], NULL, &err) || await_one(g, 0, true))
 		return bench_fail("plug", err);
 	middle = bench_now();
 	if (kata_vm_remove_storage(g->vm, kata_storage_get_id(g->disks[0]), NULL, &err))

@@ -44,7 +44,8 @@ static void print_json(const struct bench *b, const struct bench_metric *m, cons
 	const struct bench_value *v = &values[worst];
 	int n = bench_count_figures(m);
 
-	printf("{\"metric\":\"%s\",\"value\":%.4g,\"lo\":%.4g,\"hi\":%.4g,\"n\":%d,\"bar\":%g,\"goal\":%g,\"better\":\"%s\","
+	printf("{\"metric\":\"%s\",\"value\":%.4g,\"lo\":%.4g,\"hi\":%.4g,\"n\":%d,\"bar\":%g,\"goal\":%g,\"better\":"
+	       "\"%s\","
 	       "\"unit\":\"%s\",\"ok\":%s",
 	       m->name, v->value, v->lo, v->hi, v->n, m->figures[worst].bar, m->figures[worst].goal,
 	       m->higher_is_better ? "higher" : "lower", m->unit, verdict(b, m, worst, v));

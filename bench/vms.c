@@ -74,16 +74,20 @@ kata_nic *vms_nic(const char *id)
 	return nic;
 }
 
-int vms_await(kata_agent *agent, const char *kind, const char *address)
+int vms_await_begin(kata_agent *agent, const char *kind, const char *address, kata_op **ret_op)
 {
 	kata_agent_request r = {
 		.size = sizeof(r), .method = KATA_AGENT_AWAIT_DEVICE, .device_kind = kind, .device_address = address};
 	kata_error *err = NULL;
-	kata_op *op = NULL;
-	int rc = kata_agent_call_begin(agent, &r, NULL, &op, &err);
 
-	if (!rc)
-		rc = kata_op_wait(op, &err);
-	kata_op_unref(op);
+	return kata_agent_call_begin(agent, &r, NULL, ret_op, &err) ? bench_fail("await", err) : 0;
+}
+
+int vms_await_end(kata_op *take_op)
+{
+	kata_error *err = NULL;
+	int rc = take_op ? kata_op_wait(take_op, &err) : -1;
+
+	kata_op_unref(take_op);
 	return rc ? bench_fail("await", err) : 0;
 }

@@ -11,6 +11,7 @@ kata_vm_builder *vms_standin(struct bench *b, kata_context *ctx);
 kata_vm *vms_build(struct bench *b, kata_vm_builder *builder, uint32_t slots);
 kata_storage *vms_disk(struct bench *b, const char *name);
 kata_nic *vms_nic(const char *id);
-/* Until the guest has the device. */
-int vms_await(kata_agent *agent, const char *kind, const char *address);
+/* Until the guest has the device. The end takes the op. */
+int vms_await_begin(kata_agent *agent, const char *kind, const char *address, kata_op **ret_op);
+int vms_await_end(kata_op *take_op);
 #endif

@@ -2,12 +2,24 @@
 /* Round trips: QMP against a raw socket, ttrpc against an echo of the same bytes, calls in flight. */
 #include "bench.h"
 
+#include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "hand/hand.h"
 #include "vms.h"
+
+/* All on one CPU: where the scheduler puts a woken peer would otherwise be most of what is measured. */
+static void share_one_cpu(void)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET((size_t)sched_getcpu(), &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
 
 /* ---- QMP: a pause and a resume, against `stop` and `cont` on a raw socket of another QEMU ---- */
 
@@ -17,51 +29,136 @@ struct qmp {
 	kata_vm *vm;
 	struct hand_template template;
 	struct hand_vm hand;
+	bool has_hand;
 };
 
 static struct qmp qmp;
 
-static int qmp_library(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
+static int qmp_library_once(uint64_t *ret_ns)
 {
 	uint64_t begin = bench_now();
 	kata_error *err = NULL;
 
 	if (kata_vm_resume(qmp.vm, NULL, &err) || kata_vm_pause(qmp.vm, NULL, &err))
 		return bench_fail("pause", err);
-	ret_ns[0] = bench_now() - begin;
+	*ret_ns = bench_now() - begin;
 	return 0;
+}
+
+static int qmp_hand_once(uint64_t *ret_ns)
+{
+	uint64_t begin = bench_now();
+
+	if (hand_qmp(&qmp.hand, "{\"execute\":\"cont\",\"id\":51}\n", -1) ||
+	    hand_qmp(&qmp.hand, "{\"execute\":\"stop\",\"id\":52}\n", -1))
+		return -1;
+	*ret_ns = bench_now() - begin;
+	return 0;
+}
+
+/* A sample is the quickest of some: on a busy machine most single ones hold a wait for the CPU, of either side. */
+static int quickest(int (*once)(uint64_t *ret_ns), uint64_t *ret_ns)
+{
+	uint64_t ns = 0;
+
+	*ret_ns = UINT64_MAX;
+	for (int i = 0; i < 5; i++) {
+		if (once(&ns))
+			return -1;
+		*ret_ns = ns < *ret_ns ? ns : *ret_ns;
+	}
+	return 0;
+}
+
+static int qmp_library(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
+{
+	return quickest(qmp_library_once, ret_ns);
 }
 
 static int qmp_hand(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 {
-	uint64_t begin = bench_now();
+	return quickest(qmp_hand_once, ret_ns);
+}
 
-	if (hand_qmp(&qmp.hand, "{\"execute\":\"cont\"}\n", -1) || hand_qmp(&qmp.hand, "{\"execute\":\"stop\"}\n", -1))
+/*
+ * A guest that does nothing, so that QEMU has nothing to do but answer: a multiboot kernel that sends "!" to the serial
+ * port and halts with interrupts off.
+ */
+static int write_halt(const char *path)
+{
+	static const uint32_t header[] = {
+		0x1badb002, 0x00010000, 0u - 0x1badb002 - 0x00010000, /* magic, "addresses follow", checksum */
+		0x100000,   0x100000,   0x101000,                     /* header, load from, load to */
+		0x101000,   0x100020,                                 /* end of bss, entry */
+	};
+	static const unsigned char code[] = {0x66, 0xba, 0xf8, 0x03, 0xb0, '!', 0xee, /* mov dx, 3f8h; mov al; out */
+					     0xfa, 0xf4, 0xeb, 0xfd};                 /* cli; hlt; jmp to hlt */
+	unsigned char image[4096] = {0};
+	FILE *f = fopen(path, "we");
+	size_t n;
+
+	if (!f)
 		return -1;
-	ret_ns[0] = bench_now() - begin;
-	return 0;
+	memcpy(image, header, sizeof(header));
+	memcpy(image + sizeof(header), code, sizeof(code));
+	n = fwrite(image, sizeof(image), 1, f);
+	return fclose(f) == 0 && n == 1 ? 0 : -1;
+}
+
+/* Until the library's guest has halted. */
+static int await_halt(kata_vm *vm)
+{
+	for (uint64_t end = bench_now() + 20000000000u; bench_now() < end; usleep(20000)) {
+		char *text = NULL;
+		size_t len = 0;
+		bool halted = kata_vm_get_console(vm, &text, &len, NULL) == 0 && text && strchr(text, '!');
+
+		free(text);
+		if (halted)
+			return 0;
+		kata_context_dispatch(qmp.ctx, 0, NULL);
+	}
+	fprintf(stderr, "bench: the guest that halts did not say so\n");
+	return -1;
+}
+
+static int qmp_open(struct bench *b)
+{
+	kata_vm_config config = KATA_VM_CONFIG_INIT;
+	char dir[BENCH_DIR_MAX + 16], kernel[BENCH_DIR_MAX + 16];
+	kata_error *err = NULL;
+
+	share_one_cpu();
+	qmp.ctx = bench_context(b, KATA_CONTEXT_EXTERNAL_LOOP);
+	qmp.builder = qmp.ctx ? vms_qemu(qmp.ctx) : NULL;
+	snprintf(dir, sizeof(dir), "%s/hand", b->work_dir);
+	snprintf(kernel, sizeof(kernel), "%s/halt", b->work_dir);
+	config.kernel = kernel;
+	config.initrd = kernel; /* a module to it; the library wants one */
+	config.memory_mib = 64;
+	if (!qmp.builder || write_halt(kernel))
+		return -1;
+	if (kata_vm_builder_build(qmp.builder, &config, NULL, NULL, &qmp.vm, &err) || kata_vm_start(qmp.vm, NULL, &err))
+		return bench_fail("start", err);
+	if (hand_capture(&qmp.template, (pid_t)kata_vm_get_pid(qmp.vm), dir) || hand_start(&qmp.template, &qmp.hand))
+		return -1;
+	qmp.has_hand = true;
+	if (hand_console_until(&qmp.template, '!') || await_halt(qmp.vm))
+		return -1;
+	if (kata_vm_pause(qmp.vm, NULL, &err))
+		return bench_fail("pause", err);
+	return hand_qmp(&qmp.hand, "{\"execute\":\"stop\"}\n", -1);
 }
 
 static int qmp_rtt(struct bench *b, struct bench_value *ret)
 {
-	struct bench_pairs p = {qmp_library, qmp_hand, NULL, 300, 20, 1};
-	char dir[BENCH_DIR_MAX + 16];
-	kata_error *err = NULL;
-	int rc = -1;
+	struct bench_pairs p = {qmp_library, qmp_hand, NULL, 200, 10, 1};
+	int rc = qmp_open(b);
 
-	memset(&qmp, 0, sizeof(qmp));
-	qmp.ctx = bench_context(b, KATA_CONTEXT_EXTERNAL_LOOP);
-	qmp.builder = qmp.ctx ? vms_qemu(qmp.ctx) : NULL;
-	qmp.vm = qmp.builder ? vms_build(b, qmp.builder, 4) : NULL;
-	snprintf(dir, sizeof(dir), "%s/hand", b->work_dir);
-	if (qmp.vm && kata_vm_start(qmp.vm, NULL, &err))
-		bench_fail("start", err);
-	else if (qmp.vm && !hand_capture(&qmp.template, (pid_t)kata_vm_get_pid(qmp.vm), dir) &&
-		 !hand_start(&qmp.template, &qmp.hand)) {
-		if (!kata_vm_pause(qmp.vm, NULL, NULL) && !hand_qmp(&qmp.hand, "{\"execute\":\"stop\"}\n", -1))
-			rc = bench_ratio(b, &p, ret);
+	if (!rc)
+		rc = bench_ratio(b, &p, ret);
+	if (qmp.has_hand)
 		hand_quit(&qmp.hand);
-	}
 	if (qmp.vm)
 		kata_vm_destroy(qmp.vm, NULL, NULL);
 	kata_vm_unref(qmp.vm);
@@ -71,7 +168,8 @@ static int qmp_rtt(struct bench *b, struct bench_value *ret)
 	return rc;
 }
 
-/* ---- ttrpc: a health check, against the same bytes on a raw socket; a peer of the same canned answers for both ---- */
+/* ---- ttrpc: a health check, against the same bytes on a raw socket; a peer of the same canned answers for both ----
+ */
 
 /* Health.Check, as the library sends it: 10 bytes of header; service, method, timeout_nano. Answered by 10 and 4. */
 static const unsigned char check_request[] = "\0\0\0\032\0\0\0\1\1\0\n\vgrpc.Health\022\5Check \200\304\243\204l";
@@ -132,6 +230,7 @@ static int ttrpc_open(struct ttrpc *t, struct bench *b)
 	char raw[BENCH_DIR_MAX + 16], agent[256];
 	kata_error *err = NULL;
 
+	share_one_cpu();
 	snprintf(raw, sizeof(raw), "%s/raw.sock", b->work_dir);
 	if (hand_peer_start(raw, &t->peers[0]))
 		return -1;

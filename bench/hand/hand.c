@@ -41,6 +41,8 @@ static int read_argv(struct hand_template *t, pid_t pid)
 
 		if (fd && strstr(t->argv[i], "id=qmp"))
 			t->qmp_number = atoi(fd + 4);
+		if (fd && strstr(t->argv[i], "id=console"))
+			t->console_number = atoi(fd + 4);
 		if (fd && strstr(t->argv[i], "id=agent"))
 			t->agent_number = atoi(fd + 4);
 	}
@@ -248,9 +250,7 @@ static int spawn(const struct hand_template *t, pid_t *ret_pid)
 	posix_spawn_file_actions_addopen(&actions, 2, log, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 	for (count = 0; !rc && count < t->fd_count; count++) {
 		fds[count] = open_one(t, count);
-		rc = fds[count] < 0
-			     ? -1
-			     : posix_spawn_file_actions_adddup2(&actions, fds[count], t->fds[count].number);
+		rc = fds[count] < 0 ? -1 : posix_spawn_file_actions_adddup2(&actions, fds[count], t->fds[count].number);
 	}
 	if (!rc)
 		rc = posix_spawn(ret_pid, t->argv[0], &actions, NULL, t->argv, no_env);
@@ -338,6 +338,18 @@ int hand_start(struct hand_template *t, struct hand_vm *vm)
 	if (vm->qmp < 0 || hand_qmp_until(vm, "\"QMP\"") || hand_qmp(vm, "{\"execute\":\"qmp_capabilities\"}\n", -1))
 		return -1;
 	return hand_qmp(vm, "{\"execute\":\"cont\"}\n", -1);
+}
+
+int hand_console_until(const struct hand_template *t, char c)
+{
+	int fd = connect_to(t, t->console_number);
+	char seen = (char)!c;
+
+	while (fd >= 0 && seen != c && read(fd, &seen, 1) == 1)
+		;
+	if (fd >= 0)
+		close(fd);
+	return seen == c ? 0 : -1;
 }
 
 int hand_quit(struct hand_vm *vm)
@@ -441,7 +453,14 @@ static size_t answer_frame(const unsigned char *frame, size_t len, unsigned char
 	memcpy(out + 4, frame + 4, 4); /* the stream */
 	out[3] = sizeof(serving);
 	out[8] = 2;
-	memcpy(out + 10, memmem(frame, len, "\x12\x05" "Check", 7) ? serving : absent, sizeof(serving));
+	memcpy(out + 10,
+	       memmem(frame, len,
+		      "\x12\x05"
+		      "Check",
+		      7)
+		       ? serving
+		       : absent,
+	       sizeof(serving));
 	return 10 + sizeof(serving);
 }
 

@@ -26,9 +26,9 @@ struct hand_template {
 		int flags;
 	} fds[HAND_FDS];
 	int fd_count;
-	int qmp_number, agent_number; /* the fds of those sockets */
-	char dir[64];                 /* where sockets are made */
-	int held[HAND_LOW_FDS];       /* so that the numbers QEMU wants are not ours */
+	int qmp_number, agent_number, console_number; /* the fds of those sockets */
+	char dir[64];                                 /* where sockets are made */
+	int held[HAND_LOW_FDS];                       /* so that the numbers QEMU wants are not ours */
 	int held_count;
 };
 
@@ -47,6 +47,9 @@ int hand_start(struct hand_template *t, struct hand_vm *vm);
 int hand_qmp(struct hand_vm *vm, const char *command, int pass_fd);
 /* Reads lines until one has `text`. */
 int hand_qmp_until(struct hand_vm *vm, const char *text);
+/* Reads the console until the guest has sent c: to be called soon after the start, nothing is kept for a late reader.
+ */
+int hand_console_until(const struct hand_template *t, char c);
 /* quit, and reap. */
 int hand_quit(struct hand_vm *vm);
 
