@@ -34,7 +34,7 @@ typedef struct kata_qemu_options {
 	kata_accelerator accelerator;
 	uint64_t flags;      /* KATA_QEMU_* */
 	uint32_t run_as_uid; /* as root: ids QEMU runs with; 0: 65534 (nobody) */
-	uint32_t run_as_gid;
+	uint32_t run_as_gid; /* 0: the group that may use /dev/kvm (not for TCG), else 65534 */
 } kata_qemu_options;
 #define KATA_QEMU_OPTIONS_INIT                                                                                         \
 	{                                                                                                              \

@@ -123,3 +123,12 @@ int kata__accel_choose(kata_accelerator wanted, const char *cache_dir, uid_t uid
 				  (int)strcspn(ret->reason, "\n"), ret->reason);
 	return 0;
 }
+
+gid_t kata__accel_group(const char *device, gid_t fallback)
+{
+	struct stat st;
+
+	if (stat(device, &st) || !S_ISCHR(st.st_mode) || (st.st_mode & 0060) != 0060 || st.st_gid == 0)
+		return fallback;
+	return st.st_gid;
+}

@@ -29,4 +29,7 @@ void kata__accel_probe(const char *device, struct kata__accel *ret);
  */
 int kata__accel_choose(kata_accelerator wanted, const char *cache_dir, uid_t uid, gid_t gid, struct kata__accel *ret,
 		       kata_error **err);
+
+/* The group that may read and write the device (Debian: kvm), for a VMM that runs as nobody; else the fallback. */
+gid_t kata__accel_group(const char *device, gid_t fallback);
 #endif

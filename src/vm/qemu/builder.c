@@ -375,11 +375,17 @@ static int find_binary(const char *wanted, char **ret, kata_error **err)
 	return *ret ? 0 : kata__fail_no_memory(err);
 }
 
+/* Without the group of /dev/kvm a QEMU that is nobody could not use it. */
+static gid_t default_gid(const kata_qemu_options *o)
+{
+	return o->accelerator == KATA_ACCELERATOR_TCG ? NOBODY : kata__accel_group("/dev/kvm", NOBODY);
+}
+
 static struct kata__qemu_settings read_ids(const kata_qemu_options *o)
 {
 	return (struct kata__qemu_settings){.set_ids = geteuid() == 0 && !(o->flags & KATA_QEMU_KEEP_IDS),
 					    .uid = o->run_as_uid ? o->run_as_uid : NOBODY,
-					    .gid = o->run_as_gid ? o->run_as_gid : NOBODY};
+					    .gid = o->run_as_gid ? o->run_as_gid : default_gid(o)};
 }
 
 int kata_vm_builder_new_qemu(kata_context *context, const kata_qemu_options *options, kata_vm_builder **ret_builder,

@@ -151,6 +151,17 @@ Test(accel, tcg_asked_for_is_not_probed)
 	cr_assert_str_eq(a.reason, "asked for");
 }
 
+Test(accel, the_group_of_a_device_is_taken_only_where_it_may_use_it)
+{
+	struct stat st;
+
+	cr_assert_eq(kata__accel_group("/nonexistent", 7), 7u);
+	cr_assert_eq(kata__accel_group("/etc/passwd", 7), 7u, "no device");
+	cr_assert_eq(kata__accel_group("/dev/null", 7), 7u, "root's group is no privilege to give");
+	cr_assert_eq(stat("/dev/ptmx", &st), 0);
+	cr_assert_eq(kata__accel_group("/dev/ptmx", 7), st.st_gid && (st.st_mode & 0060) == 0060 ? st.st_gid : 7u);
+}
+
 Test(accel, a_device_that_is_not_there_is_tcg_with_the_reason)
 {
 	struct kata__accel a;
