@@ -53,16 +53,19 @@ static int simple_call(kata_op *op, kata_agent_method method, kata_error **err)
 
 struct mounts {
 	kata_agent_storage *storages;
-	char **texts; /* NULL-terminated, what the storages point to */
+	char **texts; /* two a storage: its address and its mount point */
 	char ***options;
 	size_t count;
 };
 
 static void mounts_deinit(struct mounts *m)
 {
-	kata__strv_free(m->texts);
-	for (size_t i = 0; m->options && i < m->count; i++)
+	for (size_t i = 0; i < m->count; i++) {
+		free(m->texts[2 * i]);
+		free(m->texts[2 * i + 1]);
 		kata__strv_free(m->options[i]);
+	}
+	free(m->texts);
 	free(m->options);
 	free(m->storages);
 }
@@ -91,21 +94,21 @@ static int add_mount(struct mounts *m, const kata_storage *storage, kata_error *
 {
 	kata_agent_storage *out = &m->storages[m->count];
 	char address[64];
-	char *source, *mount_point;
+	char *source, *mount_point, **options;
 
 	kata_storage_get_address(storage, address, sizeof(address));
 	source = m->texts[2 * m->count] = kata__strdup(address);
 	mount_point = m->texts[2 * m->count + 1] =
 		kata__format(KATA__SPEC_STORAGE_DIR "/%s", kata_storage_get_id(storage));
-	m->options[m->count] = mount_options(storage);
-	if (!source || !mount_point || !m->options[m->count])
+	options = m->options[m->count] = mount_options(storage);
+	m->count++;
+	if (!source || !mount_point || !options)
 		return kata__fail_no_memory(err);
 	out->driver = kata__storage_agent_driver(storage);
 	out->source = source;
 	out->fstype = kata_storage_get_fstype(storage);
 	out->mount_point = mount_point;
-	out->options = (const char *const *)m->options[m->count];
-	m->count++;
+	out->options = (const char *const *)options;
 	return 0;
 }
 
@@ -130,7 +133,7 @@ static int make_mounts(kata_sandbox *s, char *const *ids, struct mounts *m, kata
 	size_t n = kata__strv_length((const char *const *)ids);
 
 	m->storages = calloc(n + 1, sizeof(*m->storages));
-	m->texts = calloc(2 * n + 1, sizeof(*m->texts));
+	m->texts = calloc(2 * n + 2, sizeof(*m->texts));
 	m->options = calloc(n + 1, sizeof(*m->options));
 	if (!m->storages || !m->texts || !m->options)
 		return kata__fail_no_memory(err);
