@@ -177,6 +177,7 @@ static const struct kata__mock_program *find_program(const char *name)
 struct kata__mock_process *kata__mock_process_new(const char *id, char *const *args, size_t arg_count, bool tty)
 {
 	struct kata__mock_process *p = calloc(1, sizeof(*p));
+	size_t copied = 0;
 
 	if (!p)
 		return NULL;
@@ -188,9 +189,9 @@ struct kata__mock_process *kata__mock_process_new(const char *id, char *const *a
 	p->resized = true;
 	p->id = kata__strdup(id);
 	p->args = calloc(arg_count + 1, sizeof(*p->args));
-	for (size_t i = 0; p->args && i < arg_count; i++)
-		p->args[i] = kata__strdup(args[i]);
-	if (!p->id || !p->args || (arg_count && !p->args[arg_count - 1])) {
+	while (p->args && copied < arg_count && (p->args[copied] = kata__strdup(args[copied])) != NULL)
+		copied++;
+	if (!p->id || !p->args || copied < arg_count) {
 		kata__mock_process_free(p);
 		return NULL;
 	}
