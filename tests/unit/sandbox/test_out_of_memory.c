@@ -279,7 +279,7 @@ static int read_to_end(int fd, kata_error **err)
 {
 	char buf[256];
 
-	for (int i = 0; i < 2000; i++) {
+	for (int i = 0; i < 200; i++) {
 		struct pollfd p = {.fd = fd, .events = POLLIN};
 		int rc = kata_context_dispatch(f.context, 1, err);
 
