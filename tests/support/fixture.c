@@ -30,20 +30,56 @@ bool fixture_enter_netns(void)
 	return in_own_netns;
 }
 
+/* ---- what a test that fails leaves */
+
+#define OPEN_MAX_FIXTURES 8
+static char open_dirs[OPEN_MAX_FIXTURES][sizeof(((struct fixture *)0)->dir)];
+static pid_t open_pid; /* the process of the test: its forks leave everything alone */
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	return remove(path);
+}
+
+/* A failed test does not come to fixture_deinit: VMMs outlive it by nature. */
+static void clean_up_at_exit(void)
+{
+	int64_t pids[64];
+
+	for (int i = 0; i < OPEN_MAX_FIXTURES && open_pid == getpid(); i++) {
+		if (!open_dirs[i][0])
+			continue;
+		for (size_t n = census_find_processes(open_dirs[i], pids, 64); n > 0; n--)
+			if (n <= 64)
+				kill((pid_t)pids[n - 1], SIGKILL);
+		nftw(open_dirs[i], remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+	}
+}
+
+static void note_open(const char *dir, const char *replacement)
+{
+	if (!open_pid) {
+		open_pid = getpid();
+		atexit(clean_up_at_exit);
+	}
+	for (int i = 0; i < OPEN_MAX_FIXTURES && open_pid == getpid(); i++) {
+		if (strcmp(open_dirs[i], dir) != 0)
+			continue;
+		snprintf(open_dirs[i], sizeof(open_dirs[i]), "%s", replacement);
+		return;
+	}
+}
+
 void fixture_init(struct fixture *f, bool with_context, uint64_t context_flags)
 {
 	memset(f, 0, sizeof(*f));
 	snprintf(f->dir, sizeof(f->dir), "/tmp/kata-XXXXXX");
 	cr_assert_not_null(mkdtemp(f->dir), "mkdtemp: %s", strerror(errno));
+	note_open("", f->dir);
 	cr_assert_eq(chmod(f->dir, 0755), 0);
 	snprintf(f->state_dir, sizeof(f->state_dir), "%s/state", f->dir);
 	if (with_context)
 		f->context = fixture_new_context(f, context_flags);
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	return remove(path);
 }
 
 void fixture_deinit(struct fixture *f)
@@ -54,6 +90,7 @@ void fixture_deinit(struct fixture *f)
 		fixture_assert_ok(kata_context_free(f->context, &err), err);
 	f->context = NULL;
 	cr_assert_eq(nftw(f->dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0, "%s: %s", f->dir, strerror(errno));
+	note_open(f->dir, "");
 }
 
 kata_context *fixture_new_context(struct fixture *f, uint64_t flags)
