@@ -505,3 +505,64 @@ Test(sandbox_recover, a_recorded_sandbox_survives_the_death_of_each_who_obtains_
 	for (size_t i = 0; i < sizeof(points) / sizeof(points[0]); i++)
 		obtain_after_deaths(points[i]);
 }
+
+/* ---- a living owner */
+
+static void act_own(struct scene *sc, const char *point)
+{
+	struct actor a = {.sc = sc};
+
+	if (!open_builder(&a) || !prepare_recorded(&a))
+		_exit(1);
+	__atomic_store_n(&sc->board->reached, true, __ATOMIC_RELEASE);
+	for (;;)
+		pause();
+}
+
+static void act_covet(struct scene *sc, const char *point)
+{
+	struct actor a = {.sc = sc};
+	kata_recover_report *report = NULL;
+	kata_persistence *p;
+	kata_error *err = NULL;
+	int rc;
+
+	if (!open_builder(&a) || !(p = open_book(&a)))
+		_exit(1);
+	rc = kata_persistence_obtain_sandbox(p, "vm", a.builder, NULL, NULL, &a.s, &err);
+	snprintf(sc->board->problem, sizeof(sc->board->problem), "obtain: %s", error_text(err));
+	if (rc != KATA_E_FENCED)
+		_exit(2);
+	error_clear(&err);
+	if (!ok(&a, kata_recover(a.context, p, KATA_RECOVER_APPLY, &report, &err), err))
+		_exit(3);
+	_exit(kata_recover_report_get_count(report) == 1 &&
+			      kata_recover_report_get_verdict(report, 0) == KATA_RECOVER_OWNED
+		      ? 0
+		      : 4);
+}
+
+Test(sandbox_recover, what_a_living_process_owns_is_neither_obtained_nor_recovered, .timeout = 60)
+{
+	struct scene sc;
+	int status;
+	pid_t owner;
+
+	scene_init(&sc);
+	owner = fork();
+	cr_assert_geq(owner, 0);
+	if (owner == 0)
+		act_own(&sc, NULL);
+	while (!__atomic_load_n(&sc.board->reached, __ATOMIC_ACQUIRE)) {
+		cr_assert_eq(waitpid(owner, &status, WNOHANG), 0, "the owner ended: %s", sc.board->problem);
+		usleep(1000);
+	}
+	status = run_child(&sc, act_covet, NULL);
+	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "ended with %d: %s", status, sc.board->problem);
+	kill(owner, SIGKILL);
+	cr_assert_eq(waitpid(owner, &status, 0), owner);
+	status = run_child(&sc, survive_recorded_child, NULL);
+	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the heir ended with %d: %s", status,
+		  sc.board->problem);
+	scene_deinit(&sc);
+}
