@@ -155,15 +155,23 @@ const struct kata__qemu_machine *kata__qemu_caps_find_machine(const struct kata_
 
 /* ---- the cache file */
 
+static json_t *machine_to_json(const struct kata__qemu_machine *m)
+{
+	json_t *o = json_pack("{s:s, s:I}", "name", m->name, "cpus_max", (json_int_t)m->cpus_max);
+
+	if (o && m->alias && json_object_set_new(o, "alias", json_string(m->alias))) {
+		json_decref(o);
+		return NULL;
+	}
+	return o;
+}
+
 static json_t *machines_to_json(const struct kata__qemu_caps *c)
 {
 	json_t *list = json_array();
 
 	for (size_t i = 0; list && i < c->machine_count; i++) {
-		const struct kata__qemu_machine *m = &c->machines[i];
-
-		if (json_array_append_new(list, json_pack("{s:s, s:s*, s:I}", "name", m->name, "alias", m->alias,
-							  "cpus_max", (json_int_t)m->cpus_max))) {
+		if (json_array_append_new(list, machine_to_json(&c->machines[i]))) {
 			json_decref(list);
 			return NULL;
 		}

@@ -63,7 +63,7 @@ static void flag(struct kata__qemu_launch *l, const char *name)
 static void json_option(struct kata__qemu_launch *l, const char *name, json_t *take_o)
 {
 	push(l, kata__strdup(name));
-	push(l, take_o ? json_dumps(take_o, JSON_COMPACT) : NULL);
+	push(l, take_o ? kata__json_dump(take_o) : NULL);
 	json_decref(take_o);
 }
 

@@ -108,17 +108,21 @@ static void on_reply(void *user, const json_t *value, kata_error *take_err)
 static int send_request(struct kata__qemu_waiter *w, kata_error **err)
 {
 	struct request *r;
+	json_t *args;
 	int rc = kata__qemu_ensure_connected(w->q, err);
 
 	if (rc)
 		return rc;
 	r = calloc(1, sizeof(*r));
-	if (!r)
+	args = r ? json_pack("{s:s}", "id", w->name) : NULL;
+	if (!args) {
+		free(r);
 		return kata__fail_no_memory(err);
+	}
 	r->q = w->q;
 	w->answered = false;
 	memcpy(r->name, w->name, sizeof(r->name));
-	rc = kata__qmp_execute(w->q->qmp, "device_del", json_pack("{s:s}", "id", w->name), -1, on_reply, r, err);
+	rc = kata__qmp_execute(w->q->qmp, "device_del", args, -1, on_reply, r, err);
 	if (rc)
 		free(r);
 	return rc;

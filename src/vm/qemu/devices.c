@@ -52,15 +52,29 @@ static json_t *file_node(unsigned fd_set, bool is_block_device)
 	return json_pack("{s:s, s:s}", "driver", is_block_device ? "host_device" : "file", "filename", path);
 }
 
-/* A qcow2 header can name a backing file; "backing" is always written, so that it is never followed. */
-static json_t *format_node(kata_storage_format format, json_t *take_file, json_t *take_backing)
+/* NULL when out of memory; takes node. */
+static json_t *with(json_t *take_node, const char *key, json_t *take_value)
 {
-	json_t *node = take_file;
+	if (take_node && json_object_set_new(take_node, key, take_value) == 0)
+		return take_node;
+	if (!take_node)
+		json_decref(take_value);
+	json_decref(take_node);
+	return NULL;
+}
 
-	if (format == KATA_STORAGE_RAW)
-		return node;
-	return json_pack("{s:s, s:o, s:o}", "driver", kata__storage_format_name(format), "file", take_file, "backing",
-			 take_backing ? take_backing : json_null());
+/* A qcow2 header can name a backing file; "backing" is always written, so that it is never followed. */
+static json_t *qcow2_node(json_t *take_file, json_t *take_backing)
+{
+	json_t *node = take_file && take_backing ? json_pack("{s:s}", "driver", "qcow2") : NULL;
+
+	if (!node) {
+		json_decref(take_file);
+		json_decref(take_backing);
+		return NULL;
+	}
+	node = with(node, "file", take_file);
+	return with(node, "backing", take_backing);
 }
 
 /* QEMU adds the file name in the header to a backing node that has none in a node below it: so raw has its own too. */
@@ -69,43 +83,29 @@ static json_t *backing_node(const kata_storage *s, int slot, bool is_block_devic
 	json_t *file, *node;
 
 	if (!kata__storage_backing_path(s))
-		return NULL;
-	file = file_node(kata__qemu_fd_set(s, slot) + 1, is_block_device);
-	if (!file || json_object_set_new(file, "read-only", json_true()))
-		return file;
-	if (kata__storage_backing_format(s) == KATA_STORAGE_RAW)
-		node = json_pack("{s:s, s:o}", "driver", "raw", "file", file);
+		return json_null();
+	file = with(file_node(kata__qemu_fd_set(s, slot) + 1, is_block_device), "read-only", json_true());
+	if (kata__storage_backing_format(s) == KATA_STORAGE_QCOW2)
+		node = qcow2_node(file, json_null());
 	else
-		node = format_node(KATA_STORAGE_QCOW2, file, NULL);
-	if (node)
-		json_object_set_new(node, "read-only", json_true());
-	return node;
+		node = file ? with(json_pack("{s:s}", "driver", "raw"), "file", file) : NULL;
+	return with(node, "read-only", json_true());
 }
 
 json_t *kata__qemu_blockdev(const kata_storage *s, int slot, bool is_block_device, bool backing_is_block_device)
 {
 	bool read_only = kata_storage_is_read_only(s);
-	json_t *file = file_node(kata__qemu_fd_set(s, slot), is_block_device);
-	json_t *node;
+	const char *key = read_only ? "read-only" : "discard";
+	json_t *node = file_node(kata__qemu_fd_set(s, slot), is_block_device);
 	char name[16];
-	int rc;
 
-	if (!file)
-		return NULL;
-	rc = read_only ? json_object_set_new(file, "read-only", json_true())
-		       : json_object_set_new(file, "discard", json_string("unmap"));
-	node = format_node(kata_storage_get_format(s), file, backing_node(s, slot, backing_is_block_device));
-	if (!node)
-		return NULL;
-	kata__qemu_node_name(s, slot, name);
-	rc |= json_object_set_new(node, "node-name", json_string(name));
-	rc |= read_only ? json_object_set_new(node, "read-only", json_true())
-			: json_object_set_new(node, "discard", json_string("unmap"));
-	if (rc) {
-		json_decref(node);
-		return NULL;
+	node = with(node, key, read_only ? json_true() : json_string("unmap"));
+	if (kata_storage_get_format(s) == KATA_STORAGE_QCOW2) {
+		node = qcow2_node(node, backing_node(s, slot, backing_is_block_device));
+		node = with(node, key, read_only ? json_true() : json_string("unmap"));
 	}
-	return node;
+	kata__qemu_node_name(s, slot, name);
+	return with(node, "node-name", json_string(name));
 }
 
 /* A write that fails for want of space is the guest's error; QEMU's default would stop the machine. */

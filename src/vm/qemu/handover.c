@@ -120,7 +120,7 @@ static int check_uuid(kata_op *op, const json_t *value, kata_error **err)
 
 static int step_query_uuid(kata_op *op, kata_error **err)
 {
-	return kata__qemu_command(op, "query-uuid", NULL, -1, check_uuid, err);
+	return kata__qemu_plain_command(op, "query-uuid", check_uuid, err);
 }
 
 /* The record may be older than the last pause. Writes the op's data: the state it stands for is used at the finish
@@ -139,7 +139,7 @@ static int check_status(kata_op *op, const json_t *value, kata_error **err)
 
 static int step_query_status(kata_op *op, kata_error **err)
 {
-	return kata__qemu_command(op, "query-status", NULL, -1, check_status, err);
+	return kata__qemu_plain_command(op, "query-status", check_status, err);
 }
 
 /* ---- rebuild: the end */

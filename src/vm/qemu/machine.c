@@ -368,10 +368,9 @@ static int not_sent(kata_op *op, kata__qemu_check_fn check, kata_error *take_fai
 	return rc ? kata__error_move(err, &take_failure) : KATA__STEP_DONE;
 }
 
-int kata__qemu_command(kata_op *op, const char *command, json_t *take_args, int fd, kata__qemu_check_fn check,
-		       kata_error **err)
+static int command_step(kata_op *op, const char *command, json_t *args, int fd, kata__qemu_check_fn check,
+			kata_error **err)
 {
-	KATA_AUTO_JSON json_t *args = take_args;
 	struct call *c = call_new(op, command, args, check);
 	kata_error *failure = NULL;
 
@@ -381,6 +380,19 @@ int kata__qemu_command(kata_op *op, const char *command, json_t *take_args, int 
 		return KATA__STEP_WAIT;
 	call_free(c);
 	return not_sent(op, check, failure, err);
+}
+
+int kata__qemu_command(kata_op *op, const char *command, json_t *take_args, int fd, kata__qemu_check_fn check,
+		       kata_error **err)
+{
+	KATA_AUTO_JSON json_t *args = take_args;
+
+	return args ? command_step(op, command, args, fd, check, err) : kata__fail_no_memory(err);
+}
+
+int kata__qemu_plain_command(kata_op *op, const char *command, kata__qemu_check_fn check, kata_error **err)
+{
+	return command_step(op, command, NULL, -1, check, err);
 }
 
 bool kata__qemu_says_absent(const kata_error *err)

@@ -81,14 +81,16 @@ int kata__qemu_connect_console(struct kata__qemu *q, kata_error **err);
 int kata__qemu_connect_socket(const struct kata__qemu *q, const char *name, int *ret_fd, kata_error **err);
 
 /*
- * A command as the wait of the step (or undo) under way: returns KATA__STEP_WAIT or < 0. Takes take_args. The reply
- * goes through check (NULL: success is success): it gets the value, or *err set, and returns the step's outcome; to
- * forgive, it frees *err, sets it NULL and returns 0. It must not write the op's data: the op may have gone on
- * (deadline).
+ * A command as the wait of the step (or undo) under way: returns KATA__STEP_WAIT or < 0. Takes take_args (NULL: could
+ * not be made, NO_MEMORY). The reply goes through check (NULL: success is success): it gets the value, or *err set, and
+ * returns the step's outcome; to forgive, it frees *err, sets it NULL and returns 0. It must not write the op's data:
+ * the op may have gone on (deadline).
  */
 typedef int (*kata__qemu_check_fn)(kata_op *op, const json_t *value, kata_error **err);
 int kata__qemu_command(kata_op *op, const char *command, json_t *take_args, int fd, kata__qemu_check_fn check,
 		       kata_error **err);
+/* One without arguments. */
+int kata__qemu_plain_command(kata_op *op, const char *command, kata__qemu_check_fn check, kata_error **err);
 /* Checks for undos: what is not there (or a QEMU that is gone) needs no undoing. */
 int kata__qemu_check_absent(kata_op *op, const json_t *value, kata_error **err);
 bool kata__qemu_says_absent(const kata_error *err);

@@ -11,22 +11,22 @@
 
 static int run_stop(kata_op *op, kata_error **err)
 {
-	return kata__qemu_command(op, "stop", NULL, -1, NULL, err);
+	return kata__qemu_plain_command(op, "stop", NULL, err);
 }
 
 static int run_cont(kata_op *op, kata_error **err)
 {
-	return kata__qemu_command(op, "cont", NULL, -1, NULL, err);
+	return kata__qemu_plain_command(op, "cont", NULL, err);
 }
 
 static int undo_stop(kata_op *op, kata_error **err)
 {
-	return kata__qemu_command(op, "cont", NULL, -1, kata__qemu_check_absent, err);
+	return kata__qemu_plain_command(op, "cont", kata__qemu_check_absent, err);
 }
 
 static int undo_cont(kata_op *op, kata_error **err)
 {
-	return kata__qemu_command(op, "stop", NULL, -1, kata__qemu_check_absent, err);
+	return kata__qemu_plain_command(op, "stop", kata__qemu_check_absent, err);
 }
 
 static const struct kata__step pause_steps[] = {

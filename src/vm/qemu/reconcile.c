@@ -46,7 +46,7 @@ static void ignore(void *user, const json_t *value, kata_error *take_err)
 
 static void tell(struct kata__qemu *q, const char *command, json_t *take_args)
 {
-	if (q->qmp)
+	if (q->qmp && take_args)
 		(void)kata__qmp_execute(q->qmp, command, take_args, -1, ignore, NULL, NULL);
 	else
 		json_decref(take_args);

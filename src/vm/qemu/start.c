@@ -256,7 +256,7 @@ static int step_connect_console(kata_op *op, kata_error **err)
 
 static int step_cont(kata_op *op, kata_error **err)
 {
-	return kata__qemu_command(op, "cont", NULL, -1, NULL, err);
+	return kata__qemu_plain_command(op, "cont", NULL, err);
 }
 
 static int step_commit(kata_op *op, kata_error **err)
