@@ -645,7 +645,8 @@ static int sweep(struct tour *t)
 
 	o.state_dir = t->state_dir;
 	if (ok(t, "making a context", kata_context_new(&o, &t->ctx, &t->err)) ||
-	    ok(t, "sweeping", kata_recover(t->ctx, NULL, KATA_RECOVER_APPLY, &report, &t->err)))
+	    ok(t, "sweeping",
+	       kata_recover(t->ctx, NULL, KATA_RECOVER_APPLY | KATA_RECOVER_ATTACHABLE_TOO, &report, &t->err)))
 		return -1;
 	for (size_t i = 0; i < kata_recover_report_get_count(report); i++)
 		show_line("%s: %s: %s", kata_recover_report_get_vm_id(report, i),

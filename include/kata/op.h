@@ -26,8 +26,8 @@ typedef struct kata_op kata_op;
 
 typedef struct kata_op_options {
 	size_t size;         /* sizeof(kata_op_options) */
-	uint64_t timeout_ms; /* from the begin to the end of the last step (undo has its own bound); 0: the op's
-			      * default, which is longer where the VMM emulates the CPU */
+	uint64_t timeout_ms; /* from the begin to the end of the last step (undo has its own: 5 s a step at most, for
+			      * most ops); 0: the op's default, which is longer where the VMM emulates the CPU */
 } kata_op_options;
 #define KATA_OP_OPTIONS_INIT                                                                                           \
 	{                                                                                                              \

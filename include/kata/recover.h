@@ -16,6 +16,9 @@ extern "C" {
 #endif
 
 #define KATA_RECOVER_APPLY UINT64_C(1) /* without it: report only */
+/* With APPLY: what is attachable is removed too. For an owner of the whole state directory who wants none of it any
+ * more, and for a machine whose record is lost. */
+#define KATA_RECOVER_ATTACHABLE_TOO UINT64_C(2)
 
 typedef enum kata_recover_verdict {
 	KATA_RECOVER_OWNED = 0,      /* a living process owns it */

@@ -449,8 +449,8 @@ static void undo_step(kata_op *op)
 	if (rc != KATA__STEP_WAIT)
 		undo_ended(op, rc, err);
 	else if (op->wait != WAIT_WORKER)
-		kata__timer_add(kata__context_loop(op->ctx), kata__deadline_in_ms((uint64_t)bound * op->scale),
-				undo_timed_out, op, &op->undo_timer, NULL);
+		kata__timer_add(kata__context_loop(op->ctx), kata__deadline_in_ms(bound), undo_timed_out, op,
+				&op->undo_timer, NULL);
 }
 
 /* What a wait has brought. */

@@ -159,15 +159,25 @@ static void judge(struct entry *e, const struct records *records)
 		say(e, KATA_RECOVER_ORPHAN, describe_orphan(l));
 }
 
+static void discard(struct entry *e)
+{
+	char *text = kata__format("%s; not wanted any more", e->text ? e->text : "");
+
+	say(e, KATA_RECOVER_ORPHAN, text);
+}
+
 /* False: it is not there any more. */
-static bool look(kata_context *ctx, struct entry *e, const struct records *records, bool apply)
+static bool look(kata_context *ctx, struct entry *e, const struct records *records, uint64_t flags)
 {
 	kata_error *error = NULL;
-	int rc = kata__leftover_open(kata_context_get_state_dir(ctx), e->id, apply, &e->leftover, &error);
+	int rc = kata__leftover_open(kata_context_get_state_dir(ctx), e->id, flags & KATA_RECOVER_APPLY, &e->leftover,
+				     &error);
 
 	if (rc == 0) {
 		e->looked = true;
 		judge(e, records);
+		if (e->verdict == KATA_RECOVER_ATTACHABLE && (flags & KATA_RECOVER_ATTACHABLE_TOO))
+			discard(e);
 		if (e->verdict == KATA_RECOVER_OWNED) {
 			kata__leftover_close(&e->leftover); /* many of these may be there, and fds are few */
 			e->looked = false;
@@ -260,12 +270,12 @@ static int scan(kata_context *ctx, kata_recover_report *report, kata_error **err
 	return rc;
 }
 
-static void look_at_all(kata_context *ctx, kata_recover_report *report, const struct records *records, bool apply)
+static void look_at_all(kata_context *ctx, kata_recover_report *report, const struct records *records, uint64_t flags)
 {
 	size_t kept = 0;
 
 	for (size_t i = 0; i < report->count; i++)
-		if (look(ctx, &report->entries[i], records, apply))
+		if (look(ctx, &report->entries[i], records, flags))
 			report->entries[kept++] = report->entries[i];
 	report->count = kept;
 }
@@ -291,8 +301,9 @@ static int check(kata_context *context, kata_persistence *persistence, uint64_t 
 
 	if (!context || !ret_report)
 		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: it is NULL", context ? "ret_report" : "context");
-	if (flags & ~KATA_RECOVER_APPLY)
-		return kata__fail(err, KATA_E_INVALID, CALLER, "flags: 0x%llx has unknown bits",
+	if (flags & ~(KATA_RECOVER_APPLY | KATA_RECOVER_ATTACHABLE_TOO) || flags == KATA_RECOVER_ATTACHABLE_TOO)
+		return kata__fail(err, KATA_E_INVALID, CALLER,
+				  "flags: 0x%llx has unknown bits, or ATTACHABLE_TOO without APPLY",
 				  (unsigned long long)flags);
 	if (persistence)
 		rc = kata__persistence_check(persistence, err);
@@ -315,7 +326,7 @@ int kata_recover(kata_context *context, kata_persistence *persistence, uint64_t 
 	if (rc == 0 && report->count)
 		rc = read_records(persistence, &records, err);
 	if (rc == 0) {
-		look_at_all(context, report, &records, flags & KATA_RECOVER_APPLY);
+		look_at_all(context, report, &records, flags);
 		if (flags & KATA_RECOVER_APPLY)
 			apply_to_all(report, &records);
 		close_all(report);

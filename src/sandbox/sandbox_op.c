@@ -7,7 +7,7 @@
 
 /* A child is given this much longer than its parent, so that the parent's deadline is the one that ends it. */
 #define CHILD_MARGIN_MS 1000u
-#define ANYHOW_MS 2000u /* for a call of an undo, before scaling; less than the undo's own bound */
+#define ANYHOW_MS 4000u /* for a call of an undo; less than the undo's own bound, 5 s */
 
 /* The mutex is held. */
 static void link_op(kata_sandbox *s, struct kata__sandbox_op *base)
@@ -228,7 +228,7 @@ int kata__sandbox_call_anyhow(kata_op *op, const kata_agent_request *request, ka
 	kata_agent *agent;
 	kata_op *call = NULL;
 
-	options.timeout_ms = (uint64_t)ANYHOW_MS * kata__op_scale(op);
+	options.timeout_ms = ANYHOW_MS;
 	if (kata__sandbox_agent(kata__sandbox_of(op), &agent, NULL) < 0 ||
 	    kata_agent_call_begin(agent, request, &options, &call, NULL) < 0)
 		return KATA__STEP_DONE; /* nobody to ask: the guest is gone, and with it what was to be undone */

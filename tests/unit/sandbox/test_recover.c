@@ -193,6 +193,24 @@ CASE(a_released_machine_is_attachable_while_its_vmm_lives_and_an_orphan_after)
 	assert_dir(d, false);
 }
 
+CASE(a_released_machine_that_nobody_wants_is_removed_when_that_is_asked_for)
+{
+	pid_t vmm = start_process(UUID);
+	kata_recover_report *report = NULL;
+	kata_error *error = NULL;
+
+	make(d, "vm");
+	put_owner(d, 0, 3);
+	put_pid(d, vmm);
+	put(d, "released.json", "{\"epoch\":3}");
+	assert_only(recover(d, KATA_RECOVER_APPLY | KATA_RECOVER_ATTACHABLE_TOO), KATA_RECOVER_ORPHAN, "not wanted");
+	cr_assert(!is_running(vmm));
+	assert_dir(d, false);
+	end_process(vmm);
+	cr_assert_eq(kata_recover(d->f.context, NULL, KATA_RECOVER_ATTACHABLE_TOO, &report, &error), KATA_E_INVALID);
+	kata_error_free(error);
+}
+
 CASE(a_take_over_that_was_cut_is_taken_back_to_the_released_epoch)
 {
 	pid_t vmm = start_process(UUID);
