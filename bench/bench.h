@@ -67,6 +67,7 @@ struct bench_pairs {
 	bench_fn library, hand;
 	void *user;
 	int pairs, quick_pairs, times;
+	int best_of; /* runs a sample */
 };
 int bench_ratio(const struct bench *b, const struct bench_pairs *p, struct bench_value *ret);
 void bench_count(struct bench_value *ret, double value);

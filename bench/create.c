@@ -15,6 +15,7 @@
 #include "vms.h"
 
 #define SLOTS 8
+#define STARTS 3 /* with one ballast, which takes longer to make than the start: the quickest counts */
 
 struct create {
 	struct bench *b;
@@ -120,7 +121,7 @@ static void create_close(struct create *c)
 static int create_and_destroy(struct bench *b, struct bench_value *values)
 {
 	struct create c;
-	struct bench_pairs p = {by_library, by_hand, &c, 40, 3, 2};
+	struct bench_pairs p = {by_library, by_hand, &c, 30, 3, 2, 2};
 	int rc = create_open(&c, b, false);
 
 	if (!rc)
@@ -389,12 +390,16 @@ static int start_with_ballast(void *user, uint64_t ret_ns[BENCH_TIMES_MAX], size
 {
 	struct create *c = user;
 	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	int rc;
+	uint64_t ns[BENCH_TIMES_MAX];
+	int rc = 0;
 
 	if (memory == MAP_FAILED)
 		return -1;
 	memset(memory, 1, bytes);
-	rc = by_library(c, ret_ns);
+	for (int i = 0; !rc && i < STARTS; i++) {
+		rc = by_library(c, ns);
+		ret_ns[0] = i == 0 || ns[0] < ret_ns[0] ? ns[0] : ret_ns[0];
+	}
 	munmap(memory, bytes);
 	return rc;
 }
@@ -414,7 +419,7 @@ static int small(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 static int spawn(struct bench *b, struct bench_value *ret)
 {
 	struct create c;
-	struct bench_pairs p = {large, small, &c, 31, 3, 1};
+	struct bench_pairs p = {large, small, &c, 15, 2, 1, 1};
 	int rc = create_open(&c, b, true);
 
 	if (!rc)

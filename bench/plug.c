@@ -217,7 +217,7 @@ static int one_by_one(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 static int parallel_guest(struct bench *b, struct bench_value *ret)
 {
 	struct guest g;
-	struct bench_pairs p = {together, one_by_one, &g, 15, 2, 1};
+	struct bench_pairs p = {together, one_by_one, &g, 15, 2, 1, 2};
 	int rc = guest_open(&g, b, false);
 
 	if (!rc)
@@ -273,7 +273,7 @@ static int hand_disk(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 static int disk(struct bench *b, struct bench_value *values)
 {
 	static struct guest g;
-	struct bench_pairs p = {library_disk, hand_disk, &g, 40, 3, 2};
+	struct bench_pairs p = {library_disk, hand_disk, &g, 30, 3, 2, 2};
 	int rc = guest_open(&g, b, true);
 
 	if (!rc)
@@ -284,8 +284,8 @@ static int disk(struct bench *b, struct bench_value *values)
 
 const struct bench_group bench_plug[] = {
 	{30, parallel_mock, {{.name = "plug_parallel_mock", .unit = "ratio", .figures = {{NULL, 1.25, 1.05}}}}},
-	{180, parallel_guest, {{.name = "plug_parallel_guest", .unit = "ratio", .figures = {{NULL, 1.00, 0.75}}}}},
-	{180,
+	{240, parallel_guest, {{.name = "plug_parallel_guest", .unit = "ratio", .figures = {{NULL, 1.00, 0.75}}}}},
+	{240,
 	 disk,
 	 {{.name = "plug_vs_hand", .unit = "ratio", .figures = {{NULL, 1.10, 1.00}}},
 	  {.name = "unplug_vs_hand", .unit = "ratio", .figures = {{NULL, 1.10, 1.00}}}}},
