@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -89,6 +90,17 @@ static void on_timeout(void *user)
 	wait_end(w, NULL, not_there(w));
 }
 
+/* A disk is of use once its node is there too, which the kernel makes after its directory in sysfs. */
+static bool is_there(enum device_kind kind, const char *address, char name[DEVICE_NAME_MAX])
+{
+	char node[DEVICE_NAME_MAX + 8];
+
+	if (!device_find(SYS, kind, address, name))
+		return false;
+	snprintf(node, sizeof(node), "/dev/%s", name);
+	return kind == DEVICE_NET || access(node, F_OK) == 0;
+}
+
 static bool may_concern(enum device_kind kind, const char *subsystem)
 {
 	return strcmp(subsystem, kind == DEVICE_NET ? "net" : "block") == 0;
@@ -103,7 +115,7 @@ static void look_again(struct device_waits *waits, const char *subsystem)
 		struct device_wait *next = w->next;
 		char name[DEVICE_NAME_MAX];
 
-		if ((!subsystem || may_concern(w->kind, subsystem)) && device_find(SYS, w->kind, w->address, name)) {
+		if ((!subsystem || may_concern(w->kind, subsystem)) && is_there(w->kind, w->address, name)) {
 			wait_end(w, name, NULL);
 			next = waits->list; /* found() may have ended others */
 		}
@@ -178,9 +190,9 @@ int device_wait_begin(struct device_waits *waits, enum device_kind kind, const c
 		wait_free(w);
 		return rc;
 	}
-	if (kind == DEVICE_SCSI && !device_find(SYS, kind, address, name))
+	if (kind == DEVICE_SCSI && !is_there(kind, address, name))
 		device_rescan_scsi(SYS, address);
-	if (device_find(SYS, kind, address, name)) {
+	if (is_there(kind, address, name)) {
 		wait_end(w, name, NULL);
 		return 0;
 	}

@@ -450,11 +450,26 @@ static void tell_flushed(struct rpc *rpc)
 		fn(rpc->flushed_user);
 }
 
-static bool has_hung_up(const struct rpc_connection *c)
+static void look_again(struct rpc_connection *c)
+{
+	epoll_ctl(c->epoll_fd, EPOLL_CTL_MOD, c->fd, &channel_events);
+}
+
+/*
+ * Asking is not free of effects: to answer, the kernel's driver takes data that has just come out of the queue, and its
+ * interrupt then finds nothing new and wakes nobody. So what is seen here must be acted upon here.
+ */
+static bool has_hung_up(struct rpc_connection *c)
 {
 	struct pollfd p = {.fd = c->fd, .events = POLLIN};
 
-	return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
+	if (poll(&p, 1, 0) <= 0)
+		return false;
+	if (p.revents & (POLLHUP | POLLERR))
+		return true;
+	if (kata__buffer_len(&c->out) < OUT_PAUSE)
+		look_again(c);
+	return false;
 }
 
 static void drop_input(struct rpc_connection *c)
@@ -531,7 +546,7 @@ static void pump(struct rpc_connection *c)
 		there = there && write_some(c);
 	}
 	if (more && c->epoll_fd >= 0)
-		epoll_ctl(c->epoll_fd, EPOLL_CTL_MOD, c->fd, &channel_events); /* looks again */
+		look_again(c);
 	if (c->epoll_fd >= 0) {
 		look_for_host(c, more);
 		watch_for_stall(c);
