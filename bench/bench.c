@@ -139,11 +139,11 @@ static enum outcome run_guarded(struct job *j)
 	if (make_work_dir(j->b))
 		return OUTCOME_FAILED;
 	rc = bench_guard(name, j->group->limit_s, run_group, j);
-	if (!getenv("KEEP"))
-		bench_remove_tree(j->b->work_dir);
+	bench_remove_tree(j->b->work_dir);
 	if (rc == OUTCOME_OK || rc == OUTCOME_MISSED)
 		return (enum outcome)rc;
-	fprintf(stderr, "bench: %s could not be measured\n", name);
+	if (!bench_interrupted())
+		fprintf(stderr, "bench: %s could not be measured\n", name);
 	return OUTCOME_FAILED;
 }
 
@@ -170,12 +170,12 @@ int main(int argc, char **argv)
 		b.quick |= strcmp(argv[at], "--quick") == 0;
 	}
 	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
-		for (const struct bench_group *g = lists[i]; g->run; g++) {
+		for (const struct bench_group *g = lists[i]; g->run && !bench_interrupted(); g++) {
 			struct job j = {.b = &b, .group = g, .names = argv + at, .count = argc - at};
 			enum outcome o = run_guarded(&j);
 
 			worst = o > worst ? o : worst;
 		}
 	}
-	return (int)worst;
+	return bench_interrupted() ? 128 + bench_interrupted() : (int)worst;
 }

@@ -83,6 +83,8 @@ bool bench_report(const struct bench *b, const struct bench_metric *m, const str
 /* Runs fn in a child; ends it, and whatever descends from it, at the deadline. The child's exit status, or -1 after it
  * said what went wrong. */
 int bench_guard(const char *name, int limit_s, int (*fn)(void *user), void *user);
+/* The signal (SIGINT, SIGTERM) that ended a guarded child before its time, or 0. */
+int bench_interrupted(void);
 void bench_remove_tree(const char *path);
 
 /* ---- */

@@ -69,6 +69,26 @@ static int end_all(void)
 	return all;
 }
 
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int sig)
+{
+	interrupted = sig;
+}
+
+static void handle_signals(void (*handler)(int))
+{
+	struct sigaction a = {.sa_handler = handler};
+
+	sigaction(SIGINT, &a, NULL);
+	sigaction(SIGTERM, &a, NULL);
+}
+
+int bench_interrupted(void)
+{
+	return interrupted;
+}
+
 static int wait_until(pid_t child, int limit_s, int *ret_status)
 {
 	struct pollfd p = {.fd = (int)syscall(SYS_pidfd_open, child, 0), .events = POLLIN};
@@ -76,7 +96,7 @@ static int wait_until(pid_t child, int limit_s, int *ret_status)
 
 	do
 		n = poll(&p, 1, limit_s * 1000);
-	while (n < 0 && errno == EINTR);
+	while (n < 0 && errno == EINTR && !interrupted);
 	close(p.fd);
 	return n == 1 && waitpid(child, ret_status, 0) == child ? 0 : -1;
 }
@@ -87,16 +107,19 @@ int bench_guard(const char *name, int limit_s, int (*fn)(void *user), void *user
 	pid_t child;
 
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	handle_signals(on_signal);
 	fflush(NULL);
 	child = fork();
 	if (child < 0)
 		return -1;
 	if (child == 0) {
+		handle_signals(SIG_DFL);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		exit(fn(user));
 	}
 	if (wait_until(child, limit_s, &status)) {
-		fprintf(stderr, "bench: %s: did not end within %d s\n", name, limit_s);
+		if (!interrupted)
+			fprintf(stderr, "bench: %s: did not end within %d s\n", name, limit_s);
 		end_all();
 		return -1;
 	}

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -187,13 +188,28 @@ static int batch_all(struct guest *g, bool add)
 	return rc ? bench_fail("batch", err) : 0;
 }
 
+/* What the guest said, for whoever must find out why a device did not come. */
+static int tell(struct guest *g, const char *what)
+{
+	char *text = NULL;
+	size_t len = 0;
+
+	fprintf(stderr, "bench: %s did not reach the guest; its console:\n", what);
+	if (kata_vm_get_console(g->vm, &text, &len, NULL) == 0)
+		fprintf(stderr, "%.*s\n", (int)len, text);
+	free(text);
+	return -1;
+}
+
 static int together(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 {
 	struct guest *g = user;
 	uint64_t begin = bench_now();
 
-	if (batch_all(g, true) || await_all(g))
+	if (batch_all(g, true))
 		return -1;
+	if (await_all(g))
+		return tell(g, "a batch of devices");
 	ret_ns[0] = bench_now() - begin;
 	return batch_all(g, false);
 }
@@ -204,12 +220,18 @@ static int one_by_one(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 	uint64_t begin = bench_now();
 	kata_error *err = NULL;
 
-	for (int i = 0; i < DISKS; i++)
-		if (kata_vm_add_storage(g->vm, g->disks[i], NULL, &err) || await_one(g, i, true))
+	for (int i = 0; i < DISKS; i++) {
+		if (kata_vm_add_storage(g->vm, g->disks[i], NULL, &err))
 			return bench_fail("plug", err);
-	for (int i = 0; i < NICS; i++)
-		if (kata_vm_add_nic(g->vm, g->nics[i], NULL, &err) || await_one(g, i, false))
+		if (await_one(g, i, true))
+			return tell(g, kata_storage_get_id(g->disks[i]));
+	}
+	for (int i = 0; i < NICS; i++) {
+		if (kata_vm_add_nic(g->vm, g->nics[i], NULL, &err))
 			return bench_fail("plug", err);
+		if (await_one(g, i, false))
+			return tell(g, kata_nic_get_id(g->nics[i]));
+	}
 	ret_ns[0] = bench_now() - begin;
 	return batch_all(g, false);
 }
