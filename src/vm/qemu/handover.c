@@ -85,23 +85,14 @@ static int undo_open_process(kata_op *op, kata_error **err)
 	return KATA__STEP_DONE;
 }
 
-static int step_connect_qmp(kata_op *op, kata_error **err)
+static int step_watch_process(kata_op *op, kata_error **err)
 {
-	struct kata__qemu *q = kata__qemu_of_op(op);
-	int rc = kata__qemu_adopt(q, kata__take_fd(&scratch_of(op)->pidfd), err);
-
-	if (!rc)
-		rc = kata__qemu_step_connect(op, err);
-	if (rc < 0)
-		scratch_of(op)->pidfd = kata__qemu_let_go(q);
-	return rc;
+	return kata__qemu_adopt(kata__qemu_of_op(op), kata__take_fd(&scratch_of(op)->pidfd), err);
 }
 
-static int undo_connect_qmp(kata_op *op, kata_error **err)
+static int undo_watch_process(kata_op *op, kata_error **err)
 {
-	int pidfd = kata__qemu_let_go(kata__qemu_of_op(op));
-
-	kata__close_fd(&pidfd);
+	scratch_of(op)->pidfd = kata__qemu_let_go(kata__qemu_of_op(op));
 	return KATA__STEP_DONE;
 }
 
@@ -170,7 +161,8 @@ static const struct kata__step rebuild_steps[] = {
 	 .undo = kata__vm_step_give_back,
 	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING},
 	{.name = "open-process", .run = step_open_process, .undo = undo_open_process, .flags = KATA__STEP_BLOCKING},
-	{.name = "connect-qmp", .run = step_connect_qmp, .undo = undo_connect_qmp, .flags = KATA__STEP_UNCERTAIN},
+	{.name = "watch-process", .run = step_watch_process, .undo = undo_watch_process},
+	{.name = "connect-qmp", .run = kata__qemu_step_connect},
 	{.name = "query-uuid", .run = step_query_uuid},
 	{.name = "query-status", .run = step_query_status},
 	{.name = "compare-devices", .run = kata__qemu_step_compare_devices},

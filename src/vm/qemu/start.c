@@ -225,27 +225,19 @@ static int undo_spawn(kata_op *op, kata_error **err)
 
 /* ---- its monitor and console */
 
-static int step_connect_qmp(kata_op *op, kata_error **err)
+/* A step of its own: whatever fails after it, QEMU must be let go of before it is killed. */
+static int step_watch_process(kata_op *op, kata_error **err)
 {
 	struct kata__qemu *q = kata__qemu_of_op(op);
 	int rc = kata__qemu_adopt(q, kata__take_fd(&scratch_of(op)->pidfd), err);
 
-	if (rc)
-		return rc;
-	q->is_child = true;
-	rc = kata__qemu_step_connect(op, err);
-	if (rc < 0)
-		scratch_of(op)->pidfd = kata__qemu_let_go(q);
+	q->is_child = !rc;
 	return rc;
 }
 
-static int undo_connect_qmp(kata_op *op, kata_error **err)
+static int undo_watch_process(kata_op *op, kata_error **err)
 {
-	struct scratch *s = scratch_of(op);
-	int pidfd = kata__qemu_let_go(kata__qemu_of_op(op));
-
-	if (s->pidfd < 0)
-		s->pidfd = pidfd;
+	scratch_of(op)->pidfd = kata__qemu_let_go(kata__qemu_of_op(op));
 	return KATA__STEP_DONE;
 }
 
@@ -297,7 +289,8 @@ static const struct kata__step steps[] = {
 	 .run = step_spawn,
 	 .undo = undo_spawn,
 	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING | KATA__STEP_JOURNAL},
-	{.name = "connect-qmp", .run = step_connect_qmp, .undo = undo_connect_qmp, .flags = KATA__STEP_UNCERTAIN},
+	{.name = "watch-process", .run = step_watch_process, .undo = undo_watch_process},
+	{.name = "connect-qmp", .run = kata__qemu_step_connect},
 	{.name = "connect-console", .run = step_connect_console},
 	{.name = "cont", .run = step_cont},
 	{.name = "commit", .run = step_commit},
