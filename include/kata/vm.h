@@ -124,6 +124,7 @@ KATA_API int kata_vm_add_storage_begin(kata_vm *vm, kata_storage *storage, const
 /*
  * Unplugs. The slot is free again only when the guest has let go. If it does not by the deadline: TIMEOUT, and the disk
  * stays plugged; try again later. A virtio-scsi disk is taken without the guest's consent: unmount first.
+ * Where a sandbox uses the VM, call kata_sandbox_remove_storage: here nobody asks whether a container has the disk.
  * States: CREATED, RUNNING, PAUSED. Returns NOT_FOUND, TIMEOUT, VMM.
  */
 KATA_API int kata_vm_remove_storage(kata_vm *vm, const char *id, const kata_op_options *options, kata_error **err);

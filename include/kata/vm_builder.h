@@ -50,9 +50,10 @@ KATA_API void kata_vm_builder_free(kata_vm_builder *builder); /* accepts NULL */
 
 /*
  * Makes a VM that is not running (state CREATED). Everything in the config is checked first; the error lists every
- * problem at once. Blocking: the first build probes the VMM binary (0.3 s), later ones take its cached answer. Touches
- * nothing on the host but that cache. `agent_config` NULL: an agent channel as the driver prefers. `qos_config` NULL:
- * no limits. Returns INVALID, UNSUPPORTED, EXISTS (a VM of that id is in the state directory).
+ * problem at once. Blocking: the first build probes the VMM binary (0.3 s; a binary that hangs costs 10 s), later ones
+ * take its cached answer. Touches nothing on the host but that cache. `agent_config` NULL: an agent channel as the
+ * driver prefers. `qos_config` NULL: no limits. Returns INVALID, UNSUPPORTED, EXISTS (a VM of that id is in the state
+ * directory).
  */
 KATA_API int kata_vm_builder_build(kata_vm_builder *builder, const kata_vm_config *config,
 				   const kata_agent_config *agent_config, const kata_qos_config *qos_config,

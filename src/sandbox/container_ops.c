@@ -374,8 +374,10 @@ int kata_sandbox_add_container(kata_sandbox *sandbox, const kata_container_confi
 			       const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_sandbox_add_container_begin(sandbox, config, options, &op, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_add_container", err);
 
+	if (rc == 0)
+		rc = kata_sandbox_add_container_begin(sandbox, config, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
@@ -385,8 +387,10 @@ static int run(kata_sandbox *s, const char *function, const char *id, const stru
 	const struct kata__sandbox_entry entry = {function, IN(RUNNING), -1, 0};
 	struct container_op *o = NULL;
 	kata_op *op = NULL;
-	int rc = new_op(s, id, &o, err);
+	int rc = kata__sandbox_check_may_block(s, function, err);
 
+	if (rc == 0)
+		rc = new_op(s, id, &o, err);
 	if (rc == 0)
 		rc = kata__sandbox_begin(s, &entry, table, o, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
@@ -423,6 +427,9 @@ int kata_sandbox_get_container_stats(kata_sandbox *sandbox, const char *id, cons
 	struct container_op *o = NULL;
 	kata_op *op = NULL;
 	int rc = kata__options_check_ret(ret_stats, "ret_stats", err);
+
+	if (rc == 0)
+		rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_get_container_stats", err);
 
 	if (rc == 0)
 		rc = new_op(sandbox, id, &o, err);

@@ -447,8 +447,10 @@ int kata_sandbox_add_storage(kata_sandbox *sandbox, kata_storage *storage, const
 			     kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_sandbox_add_storage_begin(sandbox, storage, options, &op, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_add_storage", err);
 
+	if (rc == 0)
+		rc = kata_sandbox_add_storage_begin(sandbox, storage, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
@@ -476,8 +478,10 @@ int kata_sandbox_remove_storage_begin(kata_sandbox *sandbox, const char *id, con
 int kata_sandbox_remove_storage(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_sandbox_remove_storage_begin(sandbox, id, options, &op, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_remove_storage", err);
 
+	if (rc == 0)
+		rc = kata_sandbox_remove_storage_begin(sandbox, id, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
@@ -546,8 +550,10 @@ int kata_sandbox_add_nic(kata_sandbox *sandbox, kata_nic *nic, const kata_interf
 			 const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_sandbox_add_nic_begin(sandbox, nic, config, options, &op, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_add_nic", err);
 
+	if (rc == 0)
+		rc = kata_sandbox_add_nic_begin(sandbox, nic, config, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
@@ -556,7 +562,10 @@ int kata_sandbox_update_nic(kata_sandbox *sandbox, const char *id, const kata_in
 {
 	struct device_op *d = NULL;
 	kata_op *op = NULL;
-	int rc = kata__sandbox_check(sandbox, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_update_nic", err);
+
+	if (rc == 0)
+		rc = kata__sandbox_check(sandbox, err);
 
 	if (rc == 0)
 		rc = kata__id_check("id", id, err);
@@ -584,8 +593,10 @@ int kata_sandbox_remove_nic_begin(kata_sandbox *sandbox, const char *id, const k
 int kata_sandbox_remove_nic(kata_sandbox *sandbox, const char *id, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_sandbox_remove_nic_begin(sandbox, id, options, &op, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_remove_nic", err);
 
+	if (rc == 0)
+		rc = kata_sandbox_remove_nic_begin(sandbox, id, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
@@ -606,7 +617,10 @@ int kata_sandbox_update_routes(kata_sandbox *sandbox, const kata_agent_route *ro
 {
 	struct device_op *d = NULL;
 	kata_op *op = NULL;
-	int rc = kata__sandbox_check(sandbox, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_update_routes", err);
+
+	if (rc == 0)
+		rc = kata__sandbox_check(sandbox, err);
 
 	if (rc == 0)
 		rc = check_routes(routes, count, err);

@@ -520,8 +520,10 @@ int kata_sandbox_start_begin(kata_sandbox *sandbox, const kata_op_options *optio
 int kata_sandbox_start(kata_sandbox *sandbox, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_sandbox_start_begin(sandbox, options, &op, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_start", err);
 
+	if (rc == 0)
+		rc = kata_sandbox_start_begin(sandbox, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
@@ -529,8 +531,10 @@ int kata_sandbox_pause(kata_sandbox *sandbox, const kata_op_options *options, ka
 {
 	static const struct kata__sandbox_entry entry = {"kata_sandbox_pause", IN(RUNNING) | IN(PAUSED), -1, 0};
 	kata_op *op = NULL;
-	int rc = begin(sandbox, &entry, &pause_table, options, &op, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_pause", err);
 
+	if (rc == 0)
+		rc = begin(sandbox, &entry, &pause_table, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
@@ -538,8 +542,10 @@ int kata_sandbox_resume(kata_sandbox *sandbox, const kata_op_options *options, k
 {
 	static const struct kata__sandbox_entry entry = {"kata_sandbox_resume", IN(RUNNING) | IN(PAUSED), -1, 0};
 	kata_op *op = NULL;
-	int rc = begin(sandbox, &entry, &resume_table, options, &op, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_resume", err);
 
+	if (rc == 0)
+		rc = begin(sandbox, &entry, &resume_table, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
@@ -555,7 +561,11 @@ int kata_sandbox_release_begin(kata_sandbox *sandbox, const kata_op_options *opt
 int kata_sandbox_release(kata_sandbox *sandbox, const kata_op_options *options, char **ret_json, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata__op_finish_sync(kata_sandbox_release_begin(sandbox, options, &op, err), &op, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_release", err);
+
+	if (rc == 0)
+		rc = kata_sandbox_release_begin(sandbox, options, &op, err);
+	rc = kata__op_finish_sync(rc, &op, err);
 
 	return rc == 0 && ret_json ? kata_sandbox_dump(sandbox, ret_json, err) : rc;
 }
@@ -570,7 +580,10 @@ int kata_sandbox_shutdown(kata_sandbox *sandbox, const kata_op_options *options,
 	struct kata__life_op *l;
 	uint64_t scale, orderly_ms;
 	kata_op *op = NULL;
-	int rc = kata__sandbox_check(sandbox, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_shutdown", err);
+
+	if (rc == 0)
+		rc = kata__sandbox_check(sandbox, err);
 
 	if (rc < 0)
 		return rc;
@@ -597,7 +610,9 @@ int kata_sandbox_destroy_begin(kata_sandbox *sandbox, const kata_op_options *opt
 int kata_sandbox_destroy(kata_sandbox *sandbox, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_sandbox_destroy_begin(sandbox, options, &op, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_destroy", err);
 
+	if (rc == 0)
+		rc = kata_sandbox_destroy_begin(sandbox, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }

@@ -291,8 +291,10 @@ int kata_sandbox_add_process(kata_sandbox *sandbox, const char *container_id, co
 			     const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_sandbox_add_process_begin(sandbox, container_id, config, options, &op, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_add_process", err);
 
+	if (rc == 0)
+		rc = kata_sandbox_add_process_begin(sandbox, container_id, config, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
@@ -303,7 +305,10 @@ int kata_sandbox_wait_process(kata_sandbox *sandbox, const char *container_id, c
 							 KATA__SANDBOX_OP_PASSIVE};
 	struct process_op *o = NULL;
 	kata_op *op = NULL;
-	int rc = new_op(sandbox, container_id, exec_id, &o, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_wait_process", err);
+
+	if (rc == 0)
+		rc = new_op(sandbox, container_id, exec_id, &o, err);
 
 	if (rc == 0)
 		rc = kata__sandbox_begin(sandbox, &entry, &wait_table, o, options, &op, err);
@@ -322,7 +327,10 @@ int kata_sandbox_signal_process(kata_sandbox *sandbox, const char *container_id,
 	static const struct kata__sandbox_entry entry = {"kata_sandbox_signal_process", IN(RUNNING), -1, 0};
 	struct process_op *o = NULL;
 	kata_op *op = NULL;
-	int rc = new_op(sandbox, container_id, exec_id, &o, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_signal_process", err);
+
+	if (rc == 0)
+		rc = new_op(sandbox, container_id, exec_id, &o, err);
 
 	if (rc < 0)
 		return rc;
@@ -341,7 +349,10 @@ int kata_sandbox_resize_terminal(kata_sandbox *sandbox, const char *container_id
 	static const struct kata__sandbox_entry entry = {"kata_sandbox_resize_terminal", IN(RUNNING), -1, 0};
 	struct process_op *o = NULL;
 	kata_op *op = NULL;
-	int rc = new_op(sandbox, container_id, exec_id, &o, err);
+	int rc = kata__sandbox_check_may_block(sandbox, "kata_sandbox_resize_terminal", err);
+
+	if (rc == 0)
+		rc = new_op(sandbox, container_id, exec_id, &o, err);
 
 	if (rc < 0)
 		return rc;

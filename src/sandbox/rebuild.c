@@ -165,8 +165,10 @@ int kata__sandbox_rebuild(kata_context *ctx, struct kata_record *take_record, ui
 	struct kata__life_op *l = NULL;
 	kata_sandbox *s = NULL;
 	kata_op *op = NULL;
-	int rc = new_sandbox(ctx, take_record, epoch, &s, err);
+	int rc = kata__context_check_may_block(ctx, "taking a sandbox over", err);
 
+	if (rc == 0)
+		rc = new_sandbox(ctx, take_record, epoch, &s, err);
 	if (rc == 0) {
 		l = calloc(1, sizeof(*l));
 		rc = l ? 0 : kata__fail_no_memory(err);

@@ -234,3 +234,8 @@ int kata__sandbox_call_anyhow(kata_op *op, const kata_agent_request *request, ka
 		return KATA__STEP_DONE; /* nobody to ask: the guest is gone, and with it what was to be undone */
 	return run_anyhow(op, call, true, err);
 }
+
+int kata__sandbox_check_may_block(const kata_sandbox *sandbox, const char *function, kata_error **err)
+{
+	return sandbox ? kata__context_check_may_block(sandbox->ctx, function, err) : 0;
+}

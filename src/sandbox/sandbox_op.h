@@ -61,4 +61,7 @@ int kata__sandbox_run_anyhow(kata_op *op, kata_op *take_child, kata_error **err)
 int kata__sandbox_call_anyhow(kata_op *op, const kata_agent_request *request, kata_error **err);
 /* [leader] In a step: runs a child (consumed), given the result of its begin; keeps a reference in ->call. */
 int kata__sandbox_run_child(kata_op *op, int begun, kata_op *take_child, kata_error **err);
+/* For the blocking forms, before they begin anything: STATE inside a callback of the library. NULL passes: the begin
+ * refuses it. */
+int kata__sandbox_check_may_block(const kata_sandbox *sandbox, const char *function, kata_error **err);
 #endif

@@ -570,7 +570,9 @@ int kata_batch_begin(kata_batch *batch, const kata_op_options *options, kata_op 
 int kata_batch_run(kata_batch *batch, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_batch_begin(batch, options, &op, err);
+	int rc = batch ? kata__vm_check_may_block(batch->vm, "kata_batch_run", err) : 0;
 
+	if (rc == 0)
+		rc = kata_batch_begin(batch, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }

@@ -139,6 +139,8 @@ int kata_vm_builder_build_from_released(kata_vm_builder *builder, const char *js
 	int rc = check(builder, ret_vm, "ret_vm", err);
 
 	if (rc == 0)
+		rc = kata__context_check_may_block(builder->ctx, "kata_vm_builder_build_from_released", err);
+	if (rc == 0)
 		rc = kata_vm_builder_build_from_released_begin(builder, json, length, options, &vm, &op, err);
 	rc = kata__op_finish_sync(rc, &op, err);
 	if (rc < 0) {

@@ -247,35 +247,48 @@ int kata_vm_release_begin(kata_vm *vm, const kata_op_options *options, kata_op *
 	return kata__vm_call_begin(vm, &call, kata__vm_op_new(vm), options, ret_op, err);
 }
 
+int kata__vm_check_may_block(const kata_vm *vm, const char *function, kata_error **err)
+{
+	return vm ? kata__context_check_may_block(vm->ctx, function, err) : 0;
+}
+
 int kata_vm_start(kata_vm *vm, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_vm_start_begin(vm, options, &op, err);
+	int rc = kata__vm_check_may_block(vm, "kata_vm_start", err);
 
+	if (rc == 0)
+		rc = kata_vm_start_begin(vm, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_vm_pause(kata_vm *vm, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_vm_pause_begin(vm, options, &op, err);
+	int rc = kata__vm_check_may_block(vm, "kata_vm_pause", err);
 
+	if (rc == 0)
+		rc = kata_vm_pause_begin(vm, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_vm_resume(kata_vm *vm, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_vm_resume_begin(vm, options, &op, err);
+	int rc = kata__vm_check_may_block(vm, "kata_vm_resume", err);
 
+	if (rc == 0)
+		rc = kata_vm_resume_begin(vm, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_vm_release(kata_vm *vm, const kata_op_options *options, char **ret_json, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_vm_release_begin(vm, options, &op, err);
+	int rc = kata__vm_check_may_block(vm, "kata_vm_release", err);
 
+	if (rc == 0)
+		rc = kata_vm_release_begin(vm, options, &op, err);
 	rc = kata__op_finish_sync(rc, &op, err);
 	return rc < 0 || !ret_json ? rc : kata_vm_dump(vm, ret_json, err);
 }
@@ -334,8 +347,10 @@ int kata_vm_destroy_begin(kata_vm *vm, const kata_op_options *options, kata_op *
 int kata_vm_destroy(kata_vm *vm, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_vm_destroy_begin(vm, options, &op, err);
+	int rc = kata__vm_check_may_block(vm, "kata_vm_destroy", err);
 
+	if (rc == 0)
+		rc = kata_vm_destroy_begin(vm, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
@@ -443,31 +458,39 @@ int kata_vm_remove_nic_begin(kata_vm *vm, const char *id, const kata_op_options 
 int kata_vm_add_storage(kata_vm *vm, kata_storage *storage, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_vm_add_storage_begin(vm, storage, options, &op, err);
+	int rc = kata__vm_check_may_block(vm, "kata_vm_add_storage", err);
 
+	if (rc == 0)
+		rc = kata_vm_add_storage_begin(vm, storage, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_vm_remove_storage(kata_vm *vm, const char *id, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_vm_remove_storage_begin(vm, id, options, &op, err);
+	int rc = kata__vm_check_may_block(vm, "kata_vm_remove_storage", err);
 
+	if (rc == 0)
+		rc = kata_vm_remove_storage_begin(vm, id, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_vm_add_nic(kata_vm *vm, kata_nic *nic, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_vm_add_nic_begin(vm, nic, options, &op, err);
+	int rc = kata__vm_check_may_block(vm, "kata_vm_add_nic", err);
 
+	if (rc == 0)
+		rc = kata_vm_add_nic_begin(vm, nic, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }
 
 int kata_vm_remove_nic(kata_vm *vm, const char *id, const kata_op_options *options, kata_error **err)
 {
 	kata_op *op = NULL;
-	int rc = kata_vm_remove_nic_begin(vm, id, options, &op, err);
+	int rc = kata__vm_check_may_block(vm, "kata_vm_remove_nic", err);
 
+	if (rc == 0)
+		rc = kata_vm_remove_nic_begin(vm, id, options, &op, err);
 	return kata__op_finish_sync(rc, &op, err);
 }

@@ -148,4 +148,7 @@ int kata__vm_record_text(kata_vm *vm, char **ret, kata_error **err);
 int kata__vm_record_restore(kata_vm *vm, json_t *record, kata_error **err);
 /* Checks format, version, driver and the fixed members. */
 int kata__vm_record_open(const char *json, size_t len, const char *driver, json_t **ret, kata_error **err);
+/* For the blocking forms, before they begin anything: STATE inside a callback of the library. NULL passes: the begin
+ * refuses it. */
+int kata__vm_check_may_block(const kata_vm *vm, const char *function, kata_error **err);
 #endif

@@ -102,6 +102,51 @@ Test(vm, lives_as_long_as_a_reference)
 	cr_expect_eq(remove(dir), 0, "nothing is left in the state directory");
 }
 
+struct from_callback {
+	kata_vm *vm;
+	int pause, destroy;
+};
+
+static void block_in_callback(void *user, kata_op *op)
+{
+	struct from_callback *c = user;
+
+	c->pause = kata_vm_pause(c->vm, NULL, NULL);
+	c->destroy = kata_vm_destroy(c->vm, NULL, NULL);
+}
+
+Test(vm, a_blocking_call_in_a_callback_is_refused_and_does_nothing)
+{
+	char dir[] = "/tmp/kata-desc-XXXXXX";
+	kata_context_options o = KATA_CONTEXT_OPTIONS_INIT;
+	kata_vm_config config = KATA_VM_CONFIG_INIT;
+	kata_vm_builder *builder = NULL;
+	struct from_callback c = {0};
+	kata_context *ctx = NULL;
+	kata_op *op = NULL;
+
+	cr_assert(mkdtemp(dir));
+	o.state_dir = dir;
+	o.flags = KATA_CONTEXT_EXTERNAL_LOOP; /* so that the callback has run when dispatch returns */
+	cr_assert_eq(kata_context_new(&o, &ctx, NULL), 0);
+	cr_assert_eq(kata_vm_builder_new_mock(ctx, &builder, NULL), 0);
+	cr_assert_eq(kata_vm_builder_build(builder, &config, NULL, NULL, &c.vm, NULL), 0);
+	cr_assert_eq(kata_vm_start_begin(c.vm, NULL, &op, NULL), 0);
+	cr_assert_eq(kata_op_set_callback(op, block_in_callback, &c, NULL, NULL), 0);
+	for (int i = 0; i < 1000 && !c.destroy; i++)
+		cr_assert_eq(kata_context_dispatch(ctx, 10, NULL), 0);
+	cr_expect_eq(c.pause, KATA_E_STATE);
+	cr_expect_eq(c.destroy, KATA_E_STATE);
+	cr_expect_eq(kata_context_dispatch(ctx, 0, NULL), 0);
+	cr_expect_eq(kata_vm_get_state(c.vm), KATA_VM_RUNNING, "neither paused nor destroyed");
+	kata_op_unref(op);
+	cr_expect_eq(kata_vm_destroy(c.vm, NULL, NULL), 0);
+	kata_vm_unref(c.vm);
+	kata_vm_builder_free(builder);
+	cr_expect_eq(kata_context_free(ctx, NULL), 0);
+	cr_expect_eq(remove(dir), 0);
+}
+
 #define EXPECT_NAMES(get_name, last)                                                                                   \
 	do {                                                                                                           \
 		for (int i = 0; i <= (int)(last); i++) {                                                               \

@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -261,6 +262,20 @@ static int step_commit(kata_op *op, kata_error **err)
 	return KATA__STEP_DONE;
 }
 
+/* "Connection reset by peer" helps nobody: what QEMU said last is the message. */
+static void say_why(kata_error **error)
+{
+	const char *output = kata_error_get_vmm_output(*error), *line = output;
+
+	for (const char *p = output; p && *p; p = strchr(p, '\n') ? strchr(p, '\n') + 1 : "")
+		if (*p != '\n')
+			line = p;
+	if (!line || !*line)
+		return;
+	kata__error_wrap(error, KATA_E_GONE, "QEMU ended while it started: %.*s", (int)strcspn(line, "\n"), line);
+	kata__error_set_hint(*error, "look at what it names in the vm_config: kernel, initrd, memory_mib, machine");
+}
+
 static void finish(kata_op *op, int status, kata_error **error)
 {
 	struct scratch *s = scratch_of(op);
@@ -273,6 +288,8 @@ static void finish(kata_op *op, int status, kata_error **error)
 	if (status == 0)
 		kata__qemu_drop_cold(kata__qemu_of_op(op)); /* QEMU has its own fds */
 	kata__vm_finish_device(op, status, error);
+	if (status == KATA_E_GONE)
+		say_why(error);
 }
 
 static const struct kata__step steps[] = {
