@@ -15,7 +15,7 @@
 #include "vms.h"
 
 #define SLOTS 8
-#define STARTS 3 /* with one ballast, which takes longer to make than the start: the quickest counts */
+#define STARTS 8 /* with one ballast, which takes longer to make than the start: the quickest counts */
 
 struct create {
 	struct bench *b;
@@ -121,7 +121,7 @@ static void create_close(struct create *c)
 static int create_and_destroy(struct bench *b, struct bench_value *values)
 {
 	struct create c;
-	struct bench_pairs p = {by_library, by_hand, &c, 30, 3, 2, 2};
+	struct bench_pairs p = {by_library, by_hand, &c, 30, 2, 2, 3};
 	int rc = create_open(&c, b, false);
 
 	if (!rc)
@@ -429,7 +429,7 @@ static int spawn(struct bench *b, struct bench_value *ret)
 }
 
 const struct bench_group bench_create[] = {
-	{120,
+	{240,
 	 create_and_destroy,
 	 {{.name = "create_overhead", .unit = "ratio", .figures = {{NULL, 1.05, 1.00}}},
 	  {.name = "destroy_vs_hand", .unit = "ratio", .figures = {{NULL, 1.3, 1.1}}}}},
@@ -443,6 +443,6 @@ const struct bench_group bench_create[] = {
 	{60,
 	 rate,
 	 {{.name = "mock_rate", .unit = "per second", .higher_is_better = true, .figures = {{NULL, 2000, 10000}}}}},
-	{90, spawn, {{.name = "spawn_scaling", .unit = "ratio", .figures = {{NULL, 1.6, 1.1}}}}},
+	{150, spawn, {{.name = "spawn_scaling", .unit = "ratio", .figures = {{NULL, 1.6, 1.1}}}}},
 	{0, NULL, {{NULL}}},
 };
