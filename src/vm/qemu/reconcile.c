@@ -212,29 +212,6 @@ void kata__qemu_forget_strays(struct kata__qemu *q)
 	}
 }
 
-/* A plugged device that went without being asked back, or after the call that asked had given up: it is not silently
- * true that it is there. Removing it settles the state. */
-static void mark_diverged(kata_vm *vm, const char *name)
-{
-	char candidate[KATA__QEMU_NAME_MAX];
-	kata_storage *s = NULL;
-	kata_nic *n = NULL;
-
-	for (size_t i = 0; kata_vm_get_storage(vm, i, &s, NULL) == 0; i++, kata_storage_unref(kata__take_ptr(s))) {
-		kata__qemu_storage_name(s, candidate);
-		if (strcmp(candidate, name) == 0 && kata_storage_get_state(s) == KATA_DEVICE_PLUGGED)
-			kata__storage_set_state(s, KATA_DEVICE_DIVERGED);
-	}
-	for (size_t i = 0; kata_vm_get_nic(vm, i, &n, NULL) == 0; i++, kata_nic_unref(kata__take_ptr(n))) {
-		kata__qemu_nic_name(n, candidate);
-		if (strcmp(candidate, name) == 0 && kata_nic_get_state(n) == KATA_DEVICE_PLUGGED)
-			kata__nic_set_state(n, KATA_DEVICE_DIVERGED);
-	}
-	kata__vm_changed(vm);
-	kata__log(vm->ctx, KATA_LOG_WARNING, "vm", "vm %s: the guest let go of %s, which nobody asked for just now",
-		  vm->id, name);
-}
-
 void kata__qemu_stray_deleted(struct kata__qemu *q, const char *name)
 {
 	for (struct kata__qemu_stray **at = &q->strays; *at; at = &(*at)->next) {
@@ -248,7 +225,6 @@ void kata__qemu_stray_deleted(struct kata__qemu *q, const char *name)
 		free(s);
 		return;
 	}
-	mark_diverged(q->vm, name);
 }
 
 static int add_stray(struct kata__qemu *q, const char *name, kata_error **err)
