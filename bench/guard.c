@@ -109,7 +109,7 @@ int bench_guard(const char *name, int limit_s, int (*fn)(void *user), void *user
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	handle_signals(on_signal);
 	fflush(NULL);
-	child = fork();
+	child = fork(); /* each group of metrics is a child with a deadline; the parent has no context and no thread */
 	if (child < 0)
 		return -1;
 	if (child == 0) {

@@ -496,7 +496,7 @@ int hand_peer_start(const char *path, pid_t *ret_pid)
 {
 	int fd = listen_at(path);
 
-	*ret_pid = fd < 0 ? -1 : fork();
+	*ret_pid = fd < 0 ? -1 : fork(); /* by hand, without the library: the peer, before any context is made */
 	if (*ret_pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		for (;;)
