@@ -288,10 +288,11 @@ struct fake_turn {
 static void fake_turn_run(struct kata__task *task)
 {
 	struct fake_turn *t = kata__container_of(task, struct fake_turn, task);
+	struct kata__loop *loop = t->loop;
 
 	t->fn(t->user);
-	__atomic_store_n(&t->done, true, __ATOMIC_RELEASE);
-	kata__loop_wake_waiters(t->loop);
+	__atomic_store_n(&t->done, true, __ATOMIC_RELEASE); /* from here on t, on the waiter's stack, may be gone */
+	kata__loop_wake_waiters(loop);
 }
 
 /* Runs fn on the leader and waits for it. */
