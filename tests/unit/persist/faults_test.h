@@ -174,14 +174,22 @@ static inline int call_take(struct caller *c)
 	return rc < 0 ? rc : kata__persistence_set_epoch(c->p, "pod", 2, 1, &c->err);
 }
 
-static inline void fail_all_calls(struct caller *c)
+static inline void fail_stores(struct caller *c)
 {
 	fail_everywhere(c, with_nothing, call_store);
 	fail_everywhere(c, with_record, call_store);
+}
+
+static inline void fail_changes(struct caller *c)
+{
 	fail_everywhere(c, with_record, call_store_other);
 	fail_everywhere(c, with_record, call_delete);
+	fail_everywhere(c, with_record, call_take);
+}
+
+static inline void fail_reads(struct caller *c)
+{
 	fail_everywhere(c, with_record, call_load);
 	fail_everywhere(c, with_record, call_lists);
-	fail_everywhere(c, with_record, call_take);
 }
 #endif

@@ -31,17 +31,32 @@ static void *failing_json_malloc(size_t n)
 	return fails_now() ? NULL : malloc(n);
 }
 
-Test(memory, every_allocation_of_sqlite_may_fail, .timeout = 120)
+static void fail_memory_of(void (*calls)(struct caller *c))
 {
 	struct caller c;
 
 	fail_sqlite_memory();
 	open_world(&c, NULL);
-	fail_all_calls(&c);
+	calls(&c);
 	caller_close(&c);
 }
 
-Test(memory, every_allocation_while_the_schema_is_made_may_fail, .timeout = 120)
+Test(memory, every_allocation_of_sqlite_in_a_store_may_fail, .timeout = 300)
+{
+	fail_memory_of(fail_stores);
+}
+
+Test(memory, every_allocation_of_sqlite_in_a_change_may_fail, .timeout = 300)
+{
+	fail_memory_of(fail_changes);
+}
+
+Test(memory, every_allocation_of_sqlite_in_a_read_may_fail, .timeout = 300)
+{
+	fail_memory_of(fail_reads);
+}
+
+Test(memory, every_allocation_while_the_schema_is_made_may_fail, .timeout = 300)
 {
 	struct caller c;
 
@@ -70,7 +85,7 @@ Test(memory, every_allocation_while_the_schema_is_made_may_fail, .timeout = 120)
 	caller_close(&c);
 }
 
-Test(memory, every_allocation_of_json_may_fail, .timeout = 60)
+Test(memory, every_allocation_of_json_may_fail, .timeout = 120)
 {
 	struct record_wish wish = full_wish("pod");
 	kata_record *r = sample_record(&wish);
