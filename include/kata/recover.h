@@ -4,7 +4,8 @@
 /*
  * kata_recover: finds what a dead process left in the context's state directory, reports it, and on request removes it.
  *
- * A VM directory whose owner lives is left alone. One that was released, or whose sandbox has a record in
+ * A VM directory whose owner lives is left alone; so is one that a living factory is giving to another process. What
+ * was the stock of a factory that is dead is an orphan. One that was released, or whose sandbox has a record in
  * `persistence`, is attachable as long as its VMM lives. Everything else is an orphan: with KATA_RECOVER_APPLY its VMM
  * is killed (by checked identity only) and its journal undone (taps, sockets, files), in that order. Replayable: run
  * again after a crash, it goes on.

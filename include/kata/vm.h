@@ -12,12 +12,14 @@
  *   REBUILDING (kata_vm_builder_build_from_released) --> RUNNING or PAUSED; failed --> RELEASED
  *
  * A failed start leaves the VM CREATED and the host as before; it may be started again.
- * Devices added in CREATED are put on the boot command line, later they are hot-plugged; both end as PLUGGED with the
- * address the guest sees.
- * kata_vm_unref of the last reference of a machine that was neither destroyed nor released destroys it first (it waits
- * for that at most the deadline of a destroy).
- * Ops on one VM run side by side; start, release, destroy wait for none: begun while another op is at work on the VM,
- * release returns BUSY, destroy cancels them.
+ * A VM out of a warm cache (kata/factory.h) is CREATED too, but its machine is there already, booted and paused: a
+ * start lets it run, devices added before are plugged into the paused guest (to take one off again before the start
+ * needs the guest, so TIMEOUT; a virtio-scsi disk goes at once), kata_vm_get_pid tells its process, and when that dies
+ * the VM is ENDED. Devices added in CREATED are put on the boot command line, later they are hot-plugged; both end as
+ * PLUGGED with the address the guest sees. kata_vm_unref of the last reference of a machine that was neither destroyed
+ * nor released destroys it first (it waits for that at most the deadline of a destroy). Ops on one VM run side by side;
+ * start, release, destroy wait for none: begun while another op is at work on the VM, release returns BUSY, destroy
+ * cancels them.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -47,6 +49,15 @@ typedef enum kata_vm_state {
 	KATA_VM_DESTROYED = 9
 } kata_vm_state;
 KATA_API const char *kata_vm_state_get_name(kata_vm_state state);
+
+/* Where the machine comes from: how a caller sees that no base of a factory fitted and he got an exact boot. */
+typedef enum kata_vm_origin {
+	KATA_VM_BOOTED = 0,   /* its guest boots at the start */
+	KATA_VM_RESTORED = 1, /* of a snapshot */
+	KATA_VM_CLONED = 2,   /* of a template */
+	KATA_VM_WARM = 3      /* out of a cache, booted before */
+} kata_vm_origin;
+KATA_API const char *kata_vm_origin_get_name(kata_vm_origin origin);
 
 /* What the machine is. All strings are copied by the build. */
 typedef struct kata_vm_config {
@@ -98,6 +109,8 @@ KATA_API void kata_vm_unref(kata_vm *vm); /* accepts NULL; see above for the las
 KATA_API const char *kata_vm_get_id(const kata_vm *vm);
 KATA_API const char *kata_vm_get_uuid(const kata_vm *vm);
 KATA_API const char *kata_vm_get_driver(const kata_vm *vm); /* "qemu", "mock" */
+/* Known after the build; of a VM that was taken over (build_from_released): BOOTED. */
+KATA_API kata_vm_origin kata_vm_get_origin(const kata_vm *vm);
 /* "tcg", "kvm" or "none" (mock), with the reason for the choice; borrowed. The accelerator is known after the build. */
 KATA_API const char *kata_vm_get_accelerator(const kata_vm *vm);
 KATA_API const char *kata_vm_get_accelerator_reason(const kata_vm *vm);

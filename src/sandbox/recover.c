@@ -3,6 +3,8 @@
  * kata_recover: one look at every VM's directory, then, on request, the removal of the orphans.
  *
  *   owner lives, or somebody is at it just now        OWNED
+ *   pooled by a factory that lives, on its way out of  OWNED
+ *   pooled by one that is dead                         ORPHAN, also when it was released: nobody was given it
  *   VMM lives, and released.json or a record names it  ATTACHABLE (applied: freed from its dead owner)
  *   VMM may live, but nothing can prove which it is    FAILED
  *   else                                               ORPHAN (applied: VMM killed, directory removed; or FAILED)
@@ -128,6 +130,9 @@ static char *describe_orphan(const struct kata__leftover *l)
 
 	if (!l->has_owner)
 		return kata__format("no readable owner.json: left while it was being made or removed");
+	if (l->pooled)
+		return kata__format("it was the stock of process %d, a factory that is dead; last step: %s",
+				    (int)l->steward_pid, cut);
 	if (l->vmm_pidfd < 0)
 		return kata__format("its VMM is gone; owner process %d is dead; last step: %s",
 				    (int)l->owner.process.pid, cut);
@@ -142,10 +147,15 @@ static void judge(struct entry *e, const struct records *records)
 
 	if (l->owner_lives)
 		say(e, KATA_RECOVER_OWNED, kata__format("process %d owns it", (int)l->owner.process.pid));
+	else if (l->pooled && l->steward_lives)
+		say(e, KATA_RECOVER_OWNED,
+		    kata__format("process %d is giving it to another process", (int)l->steward_pid));
 	else if (l->doubtful)
 		say(e, KATA_RECOVER_FAILED,
 		    kata__format("owner.json cannot be read, and the process in vmm.pid lives: end it by hand if it is "
 				 "this machine's"));
+	else if (l->pooled)
+		say(e, KATA_RECOVER_ORPHAN, describe_orphan(l));
 	else if (l->vmm_pidfd >= 0 && record)
 		say(e, KATA_RECOVER_ATTACHABLE,
 		    kata__format("VMM %d lives, recorded as sandbox '%s'", (int)l->vmm_pid, record->sandbox_id));

@@ -13,6 +13,7 @@
 
 #include "base/fd.h"
 #include "base/options.h"
+#include "vm/warm.h"
 
 #define LIVE_OR_CREATED (KATA__VM_LIVE | KATA__VM_IN(CREATED))
 
@@ -117,7 +118,8 @@ int kata__vm_call_begin(kata_vm *vm, const struct kata__vm_call *call, struct ka
 	rc = kata__op_new(vm->ctx, call->table, take_data, options, vm->time_scale, &op, err);
 	if (rc < 0)
 		return rc;
-	if (vm->dir && (call->table == vm->driver->start || !(call->permitted & KATA__VM_IN(CREATED))))
+	if (vm->dir &&
+	    (call->table == vm->driver->start || !(call->permitted & KATA__VM_IN(CREATED)) || kata__vm_is_warm(vm)))
 		kata__op_set_journal(op, &vm->journal,
 				     vm->id); /* a cold plug has no directory yet, and leaves nothing behind */
 	kata__vm_lock(vm);
@@ -201,8 +203,10 @@ int kata_vm_start_begin(kata_vm *vm, const kata_op_options *options, kata_op **r
 
 	if (rc < 0)
 		return rc;
-	call = (struct kata__vm_call){
-		.table = vm->driver->start, .permitted = KATA__VM_IN(CREATED), .next = KATA_VM_STARTING, .alone = true};
+	call = (struct kata__vm_call){.table = kata__vm_is_warm(vm) ? vm->driver->start_warm : vm->driver->start,
+				      .permitted = KATA__VM_IN(CREATED),
+				      .next = KATA_VM_STARTING,
+				      .alone = true};
 	return kata__vm_call_begin(vm, &call, kata__vm_op_new(vm), options, ret_op, err);
 }
 
@@ -360,10 +364,14 @@ int kata_vm_destroy(kata_vm *vm, const kata_op_options *options, kata_error **er
 static int choose(kata_vm *vm, const struct kata__op_table *cold, const struct kata__op_table *hot,
 		  struct kata__vm_call *call, kata_error **err)
 {
-	bool is_cold = kata__vm_get_state(vm) == KATA_VM_CREATED;
+	bool is_warm = kata__vm_is_warm(vm);
+	bool is_cold = kata__vm_get_state(vm) == KATA_VM_CREATED && !is_warm;
 
-	*call = (struct kata__vm_call){
-		.table = is_cold ? cold : hot, .permitted = is_cold ? KATA__VM_IN(CREATED) : KATA__VM_LIVE, .next = -1};
+	*call = (struct kata__vm_call){.table = is_cold ? cold : hot,
+				       .permitted = is_cold   ? KATA__VM_IN(CREATED)
+						    : is_warm ? LIVE_OR_CREATED
+							      : KATA__VM_LIVE,
+				       .next = -1};
 	return kata__vm_check_state(vm, LIVE_OR_CREATED, call->table->name, err);
 }
 

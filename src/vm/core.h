@@ -41,8 +41,10 @@ struct kata__vm_shared {
 	pthread_mutex_t mutex; /* what follows, up to the next blank line */
 	kata_vm_state state;
 	kata_vm_state resting; /* RUNNING or PAUSED: what the machine does, while the handle is released or destroyed */
-	bool ended;            /* the machine ended by itself */
-	bool owns_dir;         /* we made vm->dir or took it over: destroy may remove it */
+	bool warm;             /* until the start: the machine is there, booted and paused (warm.c) */
+	kata_vm_origin origin;
+	bool ended;    /* the machine ended by itself */
+	bool owns_dir; /* we made vm->dir or took it over: destroy may remove it */
 	int ended_fd;
 	struct kata__process_identity process;
 	uint64_t started_ns;
@@ -100,6 +102,8 @@ void kata__vm_notify_ended(kata_vm *vm);
 /* Ids of the VMs of a context (registry.c). EXISTS. */
 int kata__vm_register(kata_vm *vm, kata_error **err);
 void kata__vm_unregister(kata_vm *vm);
+/* Gives a registered VM that nobody else has seen yet another id. EXISTS. [leader] */
+int kata__vm_reregister(kata_vm *vm, const char *id, kata_error **err);
 
 /* The device table (devices.c). [leader] where slots are touched. */
 int kata__vm_device_reserve(kata_vm *vm, kata_storage *storage, kata_nic *nic, int *ret_slot, kata_error **err);

@@ -10,6 +10,7 @@
  * must not be free.
  */
 #include "vm/core.h"
+#include "vm/warm.h"
 
 #include <stdio.h>
 
@@ -43,6 +44,8 @@ static int check_state(kata_op *op, kata_error **err)
 		     table == driver->remove_nic))
 		return kata__vm_check_state(vm, KATA__VM_IN(CREATED) | KATA__VM_LIVE, table->name,
 					    err); /* one table for both */
+	if (!cold && kata__vm_is_warm(vm))
+		return kata__vm_check_state(vm, KATA__VM_IN(CREATED) | KATA__VM_LIVE, table->name, err);
 	return kata__vm_check_state(vm, cold ? KATA__VM_IN(CREATED) : KATA__VM_LIVE, table->name, err);
 }
 

@@ -15,7 +15,10 @@ static void finish_start(kata_vm *vm, int status)
 	bool ended = false;
 
 	kata__vm_lock(vm);
-	if (s->state == KATA_VM_STARTING && status < 0) {
+	if (s->state == KATA_VM_STARTING && status < 0 && s->warm) {
+		ended = s->ended;
+		kata__vm_move_locked(vm, ended ? KATA_VM_ENDED : KATA_VM_CREATED);
+	} else if (s->state == KATA_VM_STARTING && status < 0) {
 		kata__vm_move_locked(vm, KATA_VM_CREATED);
 		s->ended = false;
 		s->process.pid = 0;
@@ -23,6 +26,7 @@ static void finish_start(kata_vm *vm, int status)
 	} else if (s->state == KATA_VM_STARTING) {
 		ended = s->ended;
 		kata__vm_move_locked(vm, ended ? KATA_VM_ENDED : KATA_VM_RUNNING);
+		s->warm = false;
 	}
 	kata__vm_unlock(vm);
 	if (ended)
@@ -127,7 +131,7 @@ static void publish(kata_vm *vm, kata_op *op, const struct kata__vm_op *d, int s
 	const struct kata__vm_driver *driver = vm->driver;
 	const struct kata__op_table *table = kata__op_get_table(op);
 
-	if (table == driver->start)
+	if (table == driver->start || table == driver->start_warm)
 		finish_start(vm, status);
 	else if (table == driver->pause)
 		finish_pause(vm, KATA_VM_PAUSED, status);

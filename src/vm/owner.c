@@ -20,9 +20,12 @@
 #define OWNER_BYTES_MAX 4096
 #define PID_MAX_VALUE 4194304 /* PID_MAX_LIMIT of 64-bit kernels */
 
-int kata__owner_write(const char *dir, const struct kata__owner *owner, kata_error **err)
+#define OWNER_FILE "owner.json"
+#define POOLED_FILE "pooled"
+
+static int write_as(const char *dir, const char *name, const struct kata__owner *owner, kata_error **err)
 {
-	KATA_AUTO(free) char *path = kata__format("%s/owner.json", dir);
+	KATA_AUTO(free) char *path = kata__format("%s/%s", dir, name);
 	KATA_AUTO(free) char *text = NULL;
 	KATA_AUTO_JSON json_t *o =
 		json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:s}", "format", OWNER_FORMAT, "version", OWNER_VERSION,
@@ -96,9 +99,9 @@ static int parse(const char *text, size_t len, struct kata__owner *ret, kata_err
 	return 0;
 }
 
-int kata__owner_read(const char *dir, struct kata__owner *ret, kata_error **err)
+static int read_as(const char *dir, const char *name, struct kata__owner *ret, kata_error **err)
 {
-	KATA_AUTO(free) char *path = kata__format("%s/owner.json", dir);
+	KATA_AUTO(free) char *path = kata__format("%s/%s", dir, name);
 	KATA_AUTO(free) char *text = NULL;
 	size_t len = 0;
 	int rc;
@@ -107,6 +110,37 @@ int kata__owner_read(const char *dir, struct kata__owner *ret, kata_error **err)
 		return kata__fail_no_memory(err);
 	rc = kata__read_file(path, OWNER_BYTES_MAX, &text, &len, err);
 	return rc < 0 ? rc : parse(text, len, ret, err);
+}
+
+int kata__owner_write(const char *dir, const struct kata__owner *owner, kata_error **err)
+{
+	return write_as(dir, OWNER_FILE, owner, err);
+}
+
+int kata__owner_read(const char *dir, struct kata__owner *ret, kata_error **err)
+{
+	return read_as(dir, OWNER_FILE, ret, err);
+}
+
+int kata__owner_mark_pooled(const char *dir, const struct kata__owner *steward, kata_error **err)
+{
+	return write_as(dir, POOLED_FILE, steward, err);
+}
+
+int kata__owner_unmark_pooled(const char *dir, kata_error **err)
+{
+	KATA_AUTO(free) char *path = kata__format("%s/%s", dir, POOLED_FILE);
+
+	if (!path)
+		return kata__fail_no_memory(err);
+	if (unlink(path) < 0 && errno != ENOENT)
+		return kata__fail_errno(err, errno, "cannot remove %s", path);
+	return 0;
+}
+
+int kata__owner_read_pooled(const char *dir, struct kata__owner *ret, kata_error **err)
+{
+	return read_as(dir, POOLED_FILE, ret, err);
 }
 
 bool kata__owner_is_alive(const struct kata__owner *owner)

@@ -22,6 +22,16 @@ struct kata__owner {
 	char vm_uuid[37];
 };
 
+/*
+ * The file `pooled` beside it, in the same form: the machine is the stock of that process, not yet given to anybody.
+ * While it changes hands between processes owner.json names nobody, and this one says who answers for it. The vm_id in
+ * either file is the one that the machine was started under: a pooled one gets another name when it is taken.
+ */
+int kata__owner_mark_pooled(const char *dir, const struct kata__owner *steward, kata_error **err);
+int kata__owner_unmark_pooled(const char *dir, kata_error **err); /* not there: nothing */
+/* NOT_FOUND, CORRUPT, VERSION. */
+int kata__owner_read_pooled(const char *dir, struct kata__owner *ret, kata_error **err);
+
 /* Replaces owner.json in `dir` (atomic, mode 0600). */
 int kata__owner_write(const char *dir, const struct kata__owner *owner, kata_error **err);
 /* NOT_FOUND, CORRUPT, VERSION. */

@@ -67,6 +67,18 @@ static void read_owner(struct kata__leftover *l, bool grace)
 	l->owner_lives = kata__owner_is_alive(&l->owner);
 }
 
+static void read_pooled(struct kata__leftover *l)
+{
+	struct kata__owner steward;
+	int rc = kata__owner_read_pooled(l->dir, &steward, NULL);
+
+	l->pooled = rc != KATA_E_NOT_FOUND;
+	if (rc < 0)
+		return; /* cut while it was written: the factory has died in its making */
+	l->steward_pid = steward.process.pid;
+	l->steward_lives = kata__owner_is_alive(&steward);
+}
+
 /* ---- the journal */
 
 struct last {
@@ -217,6 +229,7 @@ int kata__leftover_open(const char *state_dir, const char *id, bool grace, struc
 		kata__journal_read(l.dir, on_step, &last, NULL);
 		l.interrupted = last.name;
 		read_released(&l);
+		read_pooled(&l);
 		find_vmm(&l, last.spawning, grace);
 	}
 	*ret = l;

@@ -21,6 +21,9 @@ struct kata__leftover {
 	struct kata__owner owner;
 	bool has_owner; /* owner.json was there and good */
 	bool owner_lives;
+	bool pooled;        /* it is the stock of a factory, whatever else lies there: nobody was given it */
+	bool steward_lives; /* the factory's process */
+	pid_t steward_pid;
 	bool released; /* released.json is there: a release was complete, and no rebuild since */
 	uint64_t released_epoch;
 	char *interrupted; /* "start/spawn": the last step that began and was not undone; or NULL */

@@ -5,6 +5,7 @@
  */
 #include "vm/core.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,4 +92,20 @@ void kata__vm_unregister(kata_vm *vm)
 	pthread_mutex_unlock(&r->mutex);
 	free(e);
 	vm->shared->registered = false;
+}
+
+int kata__vm_reregister(kata_vm *vm, const char *id, kata_error **err)
+{
+	struct registry *r = kata__context_get_extra(vm->ctx, REGISTRY_KEY);
+	const struct entry *other;
+
+	pthread_mutex_lock(&r->mutex);
+	for (other = r->first; other && (other->vm == vm || strcmp(other->vm->id, id) != 0); other = other->next)
+		;
+	if (!other)
+		snprintf(vm->id, sizeof(vm->id), "%s", id);
+	pthread_mutex_unlock(&r->mutex);
+	if (other)
+		return kata__fail(err, KATA_E_EXISTS, CALLER, "config.id: this context has a VM '%s' already", id);
+	return 0;
 }

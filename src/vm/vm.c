@@ -5,6 +5,7 @@
  * The states and the function of each edge:
  *
  *	CREATED     --kata_vm_start-->    STARTING    --finish--> RUNNING; failed: CREATED; ended meanwhile: ENDED
+ *	PAUSED      --kata__vm_stock-->   CREATED     which is warm: its machine is there, and may end: ENDED
  *	RUNNING     --kata_vm_pause-->    PAUSED      --kata_vm_resume--> RUNNING        (at the finish)
  *	RUNNING     --kata__vm_ended-->   ENDED       likewise from PAUSED, RELEASING
  *	RUNNING     --kata_vm_release-->  RELEASING   --finish--> RELEASED; failed: back  (likewise from PAUSED)
@@ -36,10 +37,10 @@ static const char *const state_names[] = {"created",   "starting", "running",   
 
 #define TO(state) KATA__VM_IN(state)
 static const uint32_t transitions[] = {
-	[KATA_VM_CREATED] = TO(STARTING) | TO(DESTROYING),
+	[KATA_VM_CREATED] = TO(STARTING) | TO(DESTROYING) | TO(ENDED),
 	[KATA_VM_STARTING] = TO(RUNNING) | TO(CREATED) | TO(ENDED) | TO(DESTROYING),
 	[KATA_VM_RUNNING] = TO(PAUSED) | TO(ENDED) | TO(RELEASING) | TO(DESTROYING),
-	[KATA_VM_PAUSED] = TO(RUNNING) | TO(ENDED) | TO(RELEASING) | TO(DESTROYING),
+	[KATA_VM_PAUSED] = TO(RUNNING) | TO(ENDED) | TO(RELEASING) | TO(DESTROYING) | TO(CREATED),
 	[KATA_VM_ENDED] = TO(DESTROYING),
 	[KATA_VM_RELEASING] = TO(RELEASED) | TO(RUNNING) | TO(PAUSED) | TO(ENDED) | TO(DESTROYING),
 	[KATA_VM_RELEASED] = 0,
@@ -47,6 +48,13 @@ static const uint32_t transitions[] = {
 	[KATA_VM_DESTROYING] = TO(DESTROYED),
 	[KATA_VM_DESTROYED] = 0,
 };
+
+const char *kata_vm_origin_get_name(kata_vm_origin origin)
+{
+	static const char *const names[] = {"booted", "restored", "cloned", "warm"};
+
+	return (unsigned)origin < kata__array_size(names) ? names[origin] : "unknown";
+}
 
 const char *kata_vm_state_get_name(kata_vm_state state)
 {
@@ -393,6 +401,18 @@ const char *kata_vm_get_uuid(const kata_vm *vm)
 const char *kata_vm_get_driver(const kata_vm *vm)
 {
 	return vm ? vm->driver->name : NULL;
+}
+
+kata_vm_origin kata_vm_get_origin(const kata_vm *vm)
+{
+	kata_vm_origin origin;
+
+	if (!vm)
+		return KATA_VM_BOOTED;
+	kata__vm_lock(vm);
+	origin = vm->shared->origin;
+	kata__vm_unlock(vm);
+	return origin;
 }
 
 const char *kata_vm_get_accelerator(const kata_vm *vm)

@@ -26,6 +26,8 @@ struct kata__vm_driver {
 	const char *name;
 	/* What each operation is. Their op data is struct kata__vm_op. cold: the VM is CREATED. */
 	const struct kata__op_table *start;
+	/* may, with pause: the same for a machine that is there already, booted and paused (warm.h): lets it run. */
+	const struct kata__op_table *start_warm;
 	const struct kata__op_table *add_storage_cold, *add_storage, *remove_storage_cold, *remove_storage;
 	const struct kata__op_table *add_nic_cold, *add_nic, *remove_nic_cold, *remove_nic;
 	const struct kata__op_table *pause, *resume;

@@ -12,7 +12,7 @@
 #include "vm/mock/mock.h"
 
 static const struct kata__op_table start_table, add_storage_table, remove_storage_table, add_nic_table,
-	remove_nic_table, pause_table, resume_table, destroy_table;
+	remove_nic_table, pause_table, resume_table, start_warm_table, destroy_table;
 
 static struct kata__mock_machine *machine_of(const kata_op *op)
 {
@@ -32,6 +32,7 @@ static kata_mock_operation operation_of(const kata_op *op)
 		{&remove_nic_table, KATA_MOCK_REMOVE_NIC},
 		{&pause_table, KATA_MOCK_PAUSE},
 		{&resume_table, KATA_MOCK_RESUME},
+		{&start_warm_table, KATA_MOCK_RESUME},
 		{&destroy_table, KATA_MOCK_DESTROY},
 	};
 	const struct kata__op_table *table = kata__op_get_table(op);
@@ -140,6 +141,14 @@ static const struct kata__step resume_steps[] = {
 };
 static const struct kata__op_table resume_table = {
 	.name = "resume",
+	KATA__STEPS(resume_steps),
+	.timeout_ms = 10000,
+	.finish = kata__vm_finish_device,
+	.free_data = kata__vm_free_op_data,
+};
+
+static const struct kata__op_table start_warm_table = {
+	.name = "start-warm",
 	KATA__STEPS(resume_steps),
 	.timeout_ms = 10000,
 	.finish = kata__vm_finish_device,
@@ -481,6 +490,7 @@ static char *mock_get_console(kata_vm *vm, size_t *ret_len)
 const struct kata__vm_driver kata__mock_driver = {
 	.name = "mock",
 	.start = &start_table,
+	.start_warm = &start_warm_table,
 	.add_storage_cold = &add_storage_table,
 	.add_storage = &add_storage_table,
 	.remove_storage_cold = &remove_storage_table,

@@ -50,6 +50,7 @@ static int restore(kata_vm *vm, const json_t *driver, kata_error **err)
 const struct kata__vm_driver kata__qemu_driver = {
 	.name = "qemu",
 	.start = &kata__qemu_start,
+	.start_warm = &kata__qemu_start_warm,
 	.add_storage_cold = &kata__qemu_add_storage_cold,
 	.add_storage = &kata__qemu_add_storage,
 	.remove_storage_cold = &kata__qemu_remove_storage_cold,

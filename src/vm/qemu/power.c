@@ -49,6 +49,15 @@ const struct kata__op_table kata__qemu_resume = {
 	.free_data = kata__vm_free_op_data,
 };
 
+/* A machine that was booted and paused before: to start it is to let it run. */
+const struct kata__op_table kata__qemu_start_warm = {
+	.name = "start-warm",
+	KATA__STEPS(resume_steps),
+	.timeout_ms = 5000,
+	.finish = kata__vm_finish_device,
+	.free_data = kata__vm_free_op_data,
+};
+
 /* ---- destroy */
 
 /* SIGKILL and not `quit`: it is quicker, and works on a QEMU that is stopped or stuck. What the guest had flushed is on

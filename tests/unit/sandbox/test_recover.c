@@ -230,6 +230,64 @@ CASE(a_take_over_that_was_cut_is_taken_back_to_the_released_epoch)
 	end_process(vmm);
 }
 
+/* The factory that answers for a pooled machine: as put_owner. */
+static void put_steward(struct directory *d, bool lives)
+{
+	struct kata__owner steward = {.epoch = 1, .vm_id = "vm", .vm_uuid = UUID};
+
+	cr_assert_eq(kata__process_identity_of(getpid(), &steward.process, NULL), 0);
+	if (!lives)
+		steward.process.start_time--;
+	cr_assert_eq(kata__owner_mark_pooled(d->path, &steward, NULL), 0);
+}
+
+CASE(a_pooled_machine_of_a_dead_factory_is_an_orphan_also_when_it_was_released)
+{
+	pid_t vmm = start_process(UUID);
+
+	make(d, "vm");
+	put_owner(d, 0, 3);
+	put_pid(d, vmm);
+	put(d, "released.json", "{\"epoch\":3}");
+	put_steward(d, false);
+	assert_only(recover(d, 0), KATA_RECOVER_ORPHAN, "the stock of process");
+	cr_assert(is_running(vmm));
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "the stock of process");
+	cr_assert(!is_running(vmm));
+	assert_dir(d, false);
+	end_process(vmm);
+}
+
+CASE(a_machine_that_a_living_factory_hands_over_is_left_alone)
+{
+	pid_t vmm = start_process(UUID);
+
+	make(d, "vm");
+	put_owner(d, 0, 3);
+	put_pid(d, vmm);
+	put(d, "released.json", "{\"epoch\":3}");
+	put_steward(d, true);
+	assert_only(recover(d, KATA_RECOVER_APPLY | KATA_RECOVER_ATTACHABLE_TOO), KATA_RECOVER_OWNED, "is giving it");
+	cr_assert(is_running(vmm));
+	assert_dir(d, true);
+	end_process(vmm);
+}
+
+CASE(a_mark_that_was_cut_is_a_mark)
+{
+	pid_t vmm = start_process(UUID);
+
+	make(d, "vm");
+	put_owner(d, 0, 3);
+	put_pid(d, vmm);
+	put(d, "released.json", "{\"epoch\":3}");
+	put(d, "pooled", "{\"format\":");
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "the stock of process");
+	cr_assert(!is_running(vmm));
+	assert_dir(d, false);
+	end_process(vmm);
+}
+
 CASE(a_directory_without_owner_is_removed)
 {
 	make(d, "vm");

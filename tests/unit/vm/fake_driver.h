@@ -198,6 +198,7 @@ static const struct kata__step fake_destroy_steps[] = {
 };
 
 FAKE_TABLE(fake_start, "start", fake_start_steps, 5000);
+FAKE_TABLE(fake_start_warm, "start-warm", fake_act_steps, 5000);
 FAKE_TABLE(fake_add_storage_cold, "plug-storage-cold", fake_add_storage_steps, 5000);
 FAKE_TABLE(fake_add_storage, "plug-storage", fake_add_storage_steps, 5000);
 FAKE_TABLE(fake_remove_storage_cold, "unplug-storage-cold", fake_remove_storage_steps, 5000);
@@ -213,13 +214,14 @@ FAKE_TABLE(fake_rebuild, "rebuild", fake_rebuild_steps, 5000);
 FAKE_TABLE(fake_destroy, "destroy", fake_destroy_steps, 5000);
 
 #define FAKE_MEMBERS                                                                                                   \
-	.name = "fake", .start = &fake_start, .add_storage_cold = &fake_add_storage_cold,                              \
-	.add_storage = &fake_add_storage, .remove_storage_cold = &fake_remove_storage_cold,                            \
-	.remove_storage = &fake_remove_storage, .add_nic_cold = &fake_add_nic_cold, .add_nic = &fake_add_nic,          \
-	.remove_nic_cold = &fake_remove_nic_cold, .remove_nic = &fake_remove_nic, .pause = &fake_pause,                \
-	.resume = &fake_resume, .release = &fake_release, .rebuild = &fake_rebuild, .destroy = &fake_destroy,          \
-	.init = fake_init, .deinit = fake_deinit, .connect_agent = fake_connect_agent, .dump = fake_dump,              \
-	.restore = fake_restore, .get_console = fake_console, .get_vmm_output = fake_last_words
+	.name = "fake", .start = &fake_start, .start_warm = &fake_start_warm,                                          \
+	.add_storage_cold = &fake_add_storage_cold, .add_storage = &fake_add_storage,                                  \
+	.remove_storage_cold = &fake_remove_storage_cold, .remove_storage = &fake_remove_storage,                      \
+	.add_nic_cold = &fake_add_nic_cold, .add_nic = &fake_add_nic, .remove_nic_cold = &fake_remove_nic_cold,        \
+	.remove_nic = &fake_remove_nic, .pause = &fake_pause, .resume = &fake_resume, .release = &fake_release,        \
+	.rebuild = &fake_rebuild, .destroy = &fake_destroy, .init = fake_init, .deinit = fake_deinit,                  \
+	.connect_agent = fake_connect_agent, .dump = fake_dump, .restore = fake_restore, .get_console = fake_console,  \
+	.get_vmm_output = fake_last_words
 
 static const struct kata__vm_driver fake_driver = {FAKE_MEMBERS};
 static const KATA__UNUSED struct kata__vm_driver fake_driver_no_files = {FAKE_MEMBERS, .no_files = true};
