@@ -12,10 +12,10 @@
  * Ownership is fenced: a record has an epoch, raised by whoever obtains the sandbox; an older handle's store is refused
  * with FENCED.
  *
- * Threads: with an attached handle, the rules of that handle hold, and calls must not overlap its other use in a way
- * that the caller would not allow for two statements of his own. Calls run on the caller's thread and wait for the
- * database alone, except obtain and release, which also run the sandbox's op. Security: rows are untrusted input. A
- * pid, path or id in a row is checked before it is used.
+ * Threads: with an attached handle, the rules of that handle hold. Where SQLite serializes it, a call is one unit to
+ * statements that other threads run on it; a handle opened without a mutex is for one thread at a time. Calls run on
+ * the caller's thread and wait for the database alone, except obtain and release, which also run the sandbox's op.
+ * Security: rows are untrusted input. A pid, path or id in a row is checked before it is used.
  */
 #include <stddef.h>
 #include <stdint.h>

@@ -9,10 +9,13 @@
 
 int kata__sqlite_enter(struct kata__sqlite *s, const char *operation, const char *subject, kata_error **err)
 {
-	if (pthread_mutex_lock(&s->lock) != 0)
+	sqlite3_mutex_enter(sqlite3_db_mutex(s->db));
+	if (pthread_mutex_lock(&s->lock) != 0) {
+		sqlite3_mutex_leave(sqlite3_db_mutex(s->db));
 		return kata__fail(err, KATA_E_STATE, CALLER,
 				  "%s: called from inside a callback of SQLite during another call on this persistence",
 				  operation);
+	}
 	s->operation = operation;
 	s->subject = subject;
 	s->in_transaction = !sqlite3_get_autocommit(s->db);
@@ -25,6 +28,7 @@ int kata__sqlite_leave(struct kata__sqlite *s, int rc, kata_error **err)
 		kata__error_set_hint(*err, "SQLite has rolled the whole transaction back: begin it again");
 	s->subject = NULL;
 	pthread_mutex_unlock(&s->lock);
+	sqlite3_mutex_leave(sqlite3_db_mutex(s->db));
 	return rc;
 }
 

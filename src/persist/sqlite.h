@@ -80,7 +80,12 @@ struct kata__sqlite {
 	const char *subject;   /* id of the sandbox, or NULL */
 };
 
-/* Takes the lock and notes what is done, for messages; STATE when called from inside itself. */
+/*
+ * Takes the locks and notes what is done, for messages; STATE when called from inside itself. The handle's own mutex
+ * comes first, and is kept: statements that another thread runs on the handle come before or after the op, never into
+ * its savepoint. Order: the handle's mutex, `lock`. (A handle opened without a mutex has none; then it is the caller's
+ * to keep threads apart.)
+ */
 int kata__sqlite_enter(struct kata__sqlite *s, const char *operation, const char *subject, kata_error **err);
 /* Returns rc. Adds a hint where SQLite gave the caller's transaction up. */
 int kata__sqlite_leave(struct kata__sqlite *s, int rc, kata_error **err);
