@@ -6,6 +6,7 @@
 #include <kata/batch.h>
 #include <kata/context.h>
 #include <kata/error.h>
+#include <kata/factory.h>
 #include <kata/fail_point.h>
 #include <kata/mock.h>
 #include <kata/nic.h>

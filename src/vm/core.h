@@ -102,6 +102,8 @@ void kata__vm_notify_ended(kata_vm *vm);
 /* Ids of the VMs of a context (registry.c). EXISTS. */
 int kata__vm_register(kata_vm *vm, kata_error **err);
 void kata__vm_unregister(kata_vm *vm);
+/* EXISTS: another VM of the context has that id. */
+int kata__vm_check_registered(const kata_vm *vm, const char *id, kata_error **err);
 /* Gives a registered VM that nobody else has seen yet another id. EXISTS. [leader] */
 int kata__vm_reregister(kata_vm *vm, const char *id, kata_error **err);
 

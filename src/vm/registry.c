@@ -49,10 +49,26 @@ static struct registry *registry_of(kata_context *ctx, kata_error **err)
 	return kata__context_get_extra(ctx, REGISTRY_KEY);
 }
 
+/* With the mutex. */
+static bool is_taken(const struct registry *r, const kata_vm *vm, const char *id)
+{
+	const struct entry *e = r->first;
+
+	while (e && (e->vm == vm || strcmp(e->vm->id, id) != 0))
+		e = e->next;
+	return e != NULL;
+}
+
+static int fail_taken(const char *id, kata_error **err)
+{
+	return kata__fail(err, KATA_E_EXISTS, CALLER, "config.id: this context has a VM '%s' already", id);
+}
+
 int kata__vm_register(kata_vm *vm, kata_error **err)
 {
 	struct registry *r = registry_of(vm->ctx, err);
-	struct entry *e = calloc(1, sizeof(*e)), *other;
+	struct entry *e = calloc(1, sizeof(*e));
+	bool taken;
 
 	if (!r || !e) {
 		free(e);
@@ -60,16 +76,15 @@ int kata__vm_register(kata_vm *vm, kata_error **err)
 	}
 	e->vm = vm;
 	pthread_mutex_lock(&r->mutex);
-	for (other = r->first; other && strcmp(other->vm->id, vm->id) != 0; other = other->next)
-		;
-	if (!other) {
+	taken = is_taken(r, vm, vm->id);
+	if (!taken) {
 		e->next = r->first;
 		r->first = e;
 	}
 	pthread_mutex_unlock(&r->mutex);
-	if (other) {
+	if (taken) {
 		free(e);
-		return kata__fail(err, KATA_E_EXISTS, CALLER, "config.id: this context has a VM '%s' already", vm->id);
+		return fail_taken(vm->id, err);
 	}
 	vm->shared->registered = true;
 	return 0;
@@ -94,18 +109,26 @@ void kata__vm_unregister(kata_vm *vm)
 	vm->shared->registered = false;
 }
 
+int kata__vm_check_registered(const kata_vm *vm, const char *id, kata_error **err)
+{
+	struct registry *r = kata__context_get_extra(vm->ctx, REGISTRY_KEY);
+	bool taken;
+
+	pthread_mutex_lock(&r->mutex);
+	taken = is_taken(r, vm, id);
+	pthread_mutex_unlock(&r->mutex);
+	return taken ? fail_taken(id, err) : 0;
+}
+
 int kata__vm_reregister(kata_vm *vm, const char *id, kata_error **err)
 {
 	struct registry *r = kata__context_get_extra(vm->ctx, REGISTRY_KEY);
-	const struct entry *other;
+	bool taken;
 
 	pthread_mutex_lock(&r->mutex);
-	for (other = r->first; other && (other->vm == vm || strcmp(other->vm->id, id) != 0); other = other->next)
-		;
-	if (!other)
+	taken = is_taken(r, vm, id);
+	if (!taken)
 		snprintf(vm->id, sizeof(vm->id), "%s", id);
 	pthread_mutex_unlock(&r->mutex);
-	if (other)
-		return kata__fail(err, KATA_E_EXISTS, CALLER, "config.id: this context has a VM '%s' already", id);
-	return 0;
+	return taken ? fail_taken(id, err) : 0;
 }

@@ -56,6 +56,13 @@ static int check_is_free(const kata_vm *vm, const char *id, kata_error **err)
 			  dir);
 }
 
+int kata__vm_check_id(const kata_vm *vm, const char *id, kata_error **err)
+{
+	int rc = id ? kata__vm_check_registered(vm, id, err) : 0;
+
+	return rc == 0 && id && vm->dir ? check_is_free(vm, id, err) : rc;
+}
+
 int kata__vm_claim_id(kata_vm *vm, const char *id, kata_error **err)
 {
 	char *copy = NULL;

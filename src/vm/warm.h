@@ -21,6 +21,8 @@ void kata__vm_set_origin(kata_vm *vm, kata_vm_origin origin);
 /* [any thread] UNSUPPORTED where the driver cannot start a machine that is paused. */
 int kata__vm_check_poolable(const kata_vm *vm, kata_error **err);
 
+/* [any thread] EXISTS: `id` is that of another VM in this context or state directory. NULL passes. */
+int kata__vm_check_id(const kata_vm *vm, const char *id, kata_error **err);
 /* [leader] The id it will have; nothing else is touched. EXISTS: of another VM in this context or state directory.
  * Claiming the old id takes it back. */
 int kata__vm_claim_id(kata_vm *vm, const char *id, kata_error **err);

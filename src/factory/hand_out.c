@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * hand_out.c - a ready machine becomes a caller's VM.
+ *
+ * It is let run, asked, made itself (entropy, clock), and paused again; then it gets its name, and last its mark goes
+ * and it is CREATED. Nothing is undone: who began the operation ends the machine when it fails.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "agent/agent.h"
+#include "base/text.h"
+#include "factory/pool.h"
+#include "vm/warm.h"
+
+#define PROBE_MS 1000u
+#define EMULATED_SCALE 5u
+#define CHILD_MARGIN_MS 1000u /* so that the whole's deadline is the one that ends it */
+#define ENTROPY_BYTES 64u
+
+struct hand_out {
+	kata_vm *vm;       /* referenced */
+	kata_agent *agent; /* referenced */
+	char *id;          /* NULL: keeps its own */
+	char *old_id;
+};
+
+static struct hand_out *hand_out_of(const kata_op *op)
+{
+	return kata__op_data(op);
+}
+
+static kata_op_options child_options(const kata_op *op)
+{
+	kata_op_options options = KATA_OP_OPTIONS_INIT;
+	int left_ms = kata__deadline_left_ms(kata__op_deadline(op));
+
+	if (left_ms >= 0)
+		options.timeout_ms = (uint64_t)left_ms + CHILD_MARGIN_MS;
+	return options;
+}
+
+static int run_child(kata_op *op, int rc, kata_op *child, kata_error **err)
+{
+	return rc < 0 ? rc : kata__op_run_child(op, child, err);
+}
+
+static int call(kata_op *op, const kata_agent_request *request, kata_error **err)
+{
+	kata_op_options options = child_options(op);
+	kata_op *child = NULL;
+	int rc = kata_agent_call_begin(hand_out_of(op)->agent, request, &options, &child, err);
+
+	return run_child(op, rc, child, err);
+}
+
+/* ---- it is well, and itself ---- */
+
+static int step_resume(kata_op *op, kata_error **err)
+{
+	kata_op_options options = child_options(op);
+	kata_op *child = NULL;
+	int rc = kata_vm_resume_begin(hand_out_of(op)->vm, &options, &child, err);
+
+	return run_child(op, rc, child, err);
+}
+
+static int step_check(kata_op *op, kata_error **err)
+{
+	return call(op, &(kata_agent_request){.size = sizeof(kata_agent_request), .method = KATA_AGENT_CHECK}, err);
+}
+
+static int step_reseed(kata_op *op, kata_error **err)
+{
+	kata_agent_request request = {.size = sizeof(request), .method = KATA_AGENT_RESEED};
+	uint8_t entropy[ENTROPY_BYTES];
+	int rc;
+
+	if (getrandom(entropy, sizeof(entropy), 0) != (ssize_t)sizeof(entropy))
+		return kata__fail(err, KATA_E_IO, HOST, "the host has no random bytes for the guest");
+	request.data = entropy;
+	request.data_length = sizeof(entropy);
+	rc = call(op, &request, err);
+	explicit_bzero(entropy, sizeof(entropy));
+	return rc;
+}
+
+static int step_set_clock(kata_op *op, kata_error **err)
+{
+	kata_agent_request request = {.size = sizeof(request), .method = KATA_AGENT_SET_TIME};
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	request.seconds = now.tv_sec;
+	request.microseconds = now.tv_nsec / 1000;
+	return call(op, &request, err);
+}
+
+/* One of the caller's own kind that cannot be released is closed when its last reference goes, the pool's. */
+static int step_release_agent(kata_op *op, kata_error **err)
+{
+	kata_error *error = NULL;
+	char *json = NULL;
+	int rc = kata_agent_release(hand_out_of(op)->agent, &json, &error);
+
+	free(json);
+	if (rc != KATA_E_UNSUPPORTED)
+		return rc < 0 ? kata__error_move(err, &error) : KATA__STEP_DONE;
+	kata_error_free(error);
+	return KATA__STEP_DONE;
+}
+
+static int step_pause(kata_op *op, kata_error **err)
+{
+	kata_op_options options = child_options(op);
+	kata_op *child = NULL;
+	int rc = kata_vm_pause_begin(hand_out_of(op)->vm, &options, &child, err);
+
+	return run_child(op, rc, child, err);
+}
+
+/* ---- it is the caller's ---- */
+
+static int step_claim_id(kata_op *op, kata_error **err)
+{
+	struct hand_out *h = hand_out_of(op);
+
+	return h->id ? kata__vm_claim_id(h->vm, h->id, err) : KATA__STEP_DONE;
+}
+
+/* So that the next machine can have the id while this one is being ended. */
+static int undo_claim_id(kata_op *op, kata_error **err)
+{
+	struct hand_out *h = hand_out_of(op);
+
+	return h->id ? kata__vm_claim_id(h->vm, h->old_id, err) : KATA__STEP_DONE;
+}
+
+static int step_move(kata_op *op, kata_error **err)
+{
+	return kata__vm_move(hand_out_of(op)->vm, err);
+}
+
+static int step_unmark(kata_op *op, kata_error **err)
+{
+	return kata__vm_unmark_pooled(hand_out_of(op)->vm, err);
+}
+
+static int step_stock(kata_op *op, kata_error **err)
+{
+	return kata__vm_stock(hand_out_of(op)->vm, KATA_VM_WARM, err);
+}
+
+/* What the hand-out cost, step by step: for who wonders what bounds it. */
+static void finish_hand_out(kata_op *op, int status, kata_error **error)
+{
+	const struct hand_out *h = hand_out_of(op);
+	size_t count = kata_op_get_timeline_length(op), at = 0;
+	kata_timeline_entry e = {.size = sizeof(e)};
+	char text[512] = "";
+
+	for (size_t i = 0; i < count && at < sizeof(text) - 64; i++)
+		if (kata_op_get_timeline_entry(op, i, &e, NULL) == 0)
+			at += (size_t)snprintf(text + at, sizeof(text) - at, " %s %llu", e.step,
+					       (unsigned long long)(e.end_ns - e.start_ns) / 1000);
+	kata__log(kata__op_context(op), KATA_LOG_DEBUG, "factory", "vm %s: handed out, in us:%s",
+		  h->id ? h->id : h->old_id, text);
+}
+
+static void free_hand_out(void *data)
+{
+	struct hand_out *h = data;
+
+	kata_agent_unref(h->agent);
+	kata_vm_unref(h->vm);
+	free(h->id);
+	free(h->old_id);
+	free(h);
+}
+
+static const struct kata__step steps[] = {
+	{.name = "resume", .run = step_resume},
+	{.name = "check", .run = step_check},
+	{.name = "reseed", .run = step_reseed},
+	{.name = "set-clock", .run = step_set_clock},
+	{.name = "release-agent", .run = step_release_agent},
+	{.name = "pause", .run = step_pause},
+	{.name = "claim-id", .run = step_claim_id, .undo = undo_claim_id},
+	{.name = "move", .run = step_move},
+	{.name = "unmark", .run = step_unmark},
+	{.name = "stock", .run = step_stock},
+};
+static const struct kata__op_table hand_out_table = {
+	.name = "hand-out",
+	KATA__STEPS(steps),
+	.timeout_ms = PROBE_MS,
+	.finish = finish_hand_out,
+	.free_data = free_hand_out,
+};
+
+static struct hand_out *new_data(kata_vm *vm, kata_agent *agent, const char *id)
+{
+	struct hand_out *h = calloc(1, sizeof(*h));
+
+	if (!h)
+		return NULL;
+	h->vm = kata_vm_ref(vm);
+	h->agent = kata_agent_ref(agent);
+	h->id = kata__strdup(id);
+	h->old_id = kata__strdup(kata_vm_get_id(vm));
+	if (h->old_id && (h->id || !id))
+		return h;
+	free_hand_out(h);
+	return NULL;
+}
+
+int kata__hand_out_new(struct kata__pool *pool, kata_vm *vm, kata_agent *agent, const char *id, kata_op **ret_op,
+		       kata_error **err)
+{
+	kata_op_options options = KATA_OP_OPTIONS_INIT;
+	struct hand_out *h = new_data(vm, agent, id);
+
+	if (!h)
+		return kata__fail_no_memory(err);
+	options.timeout_ms = pool->probe_ms;
+	return kata__op_new(pool->ctx, &hand_out_table, h, &options, vm->time_scale > 1 ? EMULATED_SCALE : 1, ret_op,
+			    err);
+}

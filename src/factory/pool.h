@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef KATA_FACTORY_POOL_H
+#define KATA_FACTORY_POOL_H
+/*
+ * The pool behind a warm cache: which machines there are, which are to be made.
+ *
+ *	          make (make.c)           take (take.c, hand_out.c)
+ *	nothing ---------------> ready ----------------> handing out ---> the caller's
+ *	              |failed      |aged, outdated, died      |unhealthy
+ *	              v            v                          v
+ *	          try later      ending                     ending, and the next one is taken
+ *
+ * Model: one function decides, the turn: what is too old goes, what is missing is made, who waits is told. It runs
+ *after every change, and by one timer at the next moment at which it may decide otherwise; so nothing polls.
+ *
+ * Invariants: 1. a machine is in a `ready` list, or belongs to one operation (a make, a hand-out), or is being ended:
+ * never two of them; so it is handed out once. 2. a failed boot is not tried again before its time. 3. the pool lives
+ *as long as its builder and every operation on it.
+ *
+ * All [leader], but where it says otherwise.
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include <kata/factory.h>
+
+#include "factory/fit.h"
+#include "op/op.h"
+#include "vm/vm.h"
+
+struct kata__pool_make;
+
+/* A kind of machine. */
+struct kata__pool_size {
+	struct kata__pool_size *next;
+	atomic_uint refs;                    /* the pool, its machines, and the operations at work on it [any thread] */
+	struct kata__vm_config_copy *config; /* its id is nobody's */
+	bool dropped;                        /* not in the pool any more: what comes of its makes is ended */
+	uint32_t min, max, wanted;
+	struct kata__pool_member *ready; /* oldest first */
+	uint32_t ready_count, making, handing_out;
+	kata_cache_status counts; /* the counters alone */
+	char *last_error;
+	uint64_t retry_ms, next_try_ns; /* 0: now */
+};
+
+/* A ready machine: paused, its agent connected. */
+struct kata__pool_member {
+	struct kata__pool_member *next;
+	struct kata__pool *pool;      /* while it is in the list */
+	struct kata__pool_size *size; /* referenced */
+	kata_vm *vm;
+	kata_agent *agent;
+	struct kata__stamp stamp;
+	uint64_t made_ns;
+	bool aged; /* replaced as soon as there is something to replace it by */
+	bool dead; /* it has ended by itself, or its agent was lost */
+};
+
+/* An operation that waits for the pool to be in some state: looked at in every turn. */
+struct kata__pool_waiter {
+	struct kata__pool_waiter *next;
+	kata_op *op; /* referenced while it is in the list */
+	uint64_t token;
+	uint32_t count; /* ready ones it waits for; 0: until there is no machine at all */
+};
+
+struct kata__pool {
+	atomic_uint refs; /* [any thread] */
+	kata_context *ctx;
+	kata_vm_builder *inner;
+	kata_agent_builder *agents;
+	kata_agent_builder *own_agents; /* the same, where we made it */
+	uint32_t parallel;
+	uint64_t age_max_ms, retry_min_ms, retry_max_ms, probe_ms;
+
+	struct kata__pool_size *sizes; /* in the order given */
+	struct kata__pool_make *makes;
+	uint32_t making, handing_out, ending;
+	kata_cache_status total; /* counters */
+	bool drained;            /* makes none */
+	bool closing;            /* for ever */
+	struct kata__pool_waiter *waiters;
+	struct kata__timer *timer;
+	struct kata__task turn_task;
+	bool turn_posted;
+
+	bool idle; /* closed, and nothing is left: set with release */
+
+	pthread_mutex_t mutex;     /* a leaf lock, for what follows */
+	kata_cache_status *mirror; /* one a size, and all together as the last */
+	size_t mirror_count;       /* of sizes */
+};
+
+/* [any thread] */
+struct kata__pool *kata__pool_ref(struct kata__pool *pool);
+void kata__pool_unref(struct kata__pool *pool);
+struct kata__pool_size *kata__pool_size_ref(struct kata__pool_size *size);
+void kata__pool_size_unref(struct kata__pool_size *size);
+
+/* Something has changed: publishes it, and decides anew soon (not inside the caller's stack). */
+void kata__pool_changed(struct kata__pool *pool);
+/* The sizes that there are from now on: takes the list, and the mirror for `count` of them and their sum. Sizes that
+ * were there with the same config keep their machines. */
+void kata__pool_set_sizes(struct kata__pool *pool, struct kata__pool_size *take_sizes, kata_cache_status *take_mirror,
+			  size_t count);
+void kata__pool_drain(struct kata__pool *pool);
+/* Ends everything, for ever; `idle` follows. */
+void kata__pool_close(struct kata__pool *pool);
+/* Keeps at least `count` ready, as far as the sizes allow. */
+void kata__pool_want(struct kata__pool *pool, uint32_t count);
+uint32_t kata__pool_count_max(const struct kata__pool *pool);
+const char *kata__pool_last_error(const struct kata__pool *pool); /* NULL: none */
+void kata__pool_wait(struct kata__pool *pool, struct kata__pool_waiter *w);
+void kata__pool_stop_waiting(struct kata__pool *pool, struct kata__pool_waiter *w);
+/* Ends a machine in the background. Takes both references; the agent may be NULL. */
+void kata__pool_end_vm(struct kata__pool *pool, kata_vm *take_vm, kata_agent *take_agent);
+
+/* What a build asks for. */
+struct kata__pool_wish {
+	struct kata__vm_config_copy *config;
+	struct kata__stamp stamp;
+	bool keep_id; /* the caller gave none: the machine keeps what it is called */
+	kata_agent_transport transport;
+};
+void kata__pool_wish_deinit(struct kata__pool_wish *wish);
+
+/* The oldest ready machine that fits, out of the list and handing out; NULL when there is none, which is counted. */
+struct kata__pool_member *kata__pool_pop(struct kata__pool *pool, const struct kata__pool_wish *wish);
+/* The ends of a hand-out: back in the list; the caller's (takes the member, not its VM); ended (takes all). */
+void kata__pool_put_back(struct kata__pool *pool, struct kata__pool_member *take_member);
+void kata__pool_handed_out(struct kata__pool *pool, struct kata__pool_member *take_member);
+void kata__pool_not_handed_out(struct kata__pool *pool, struct kata__pool_member *take_member, bool unhealthy);
+/* The ends of a make. */
+void kata__pool_made(struct kata__pool *pool, struct kata__pool_member *take_member);
+void kata__pool_made_not(struct kata__pool *pool, struct kata__pool_size *size, const kata_error *error);
+
+/* make.c: begins to make one of this size. */
+int kata__pool_make_begin(struct kata__pool *pool, struct kata__pool_size *size, kata_error **err);
+/* Cancels those of one size, or all (NULL). */
+void kata__pool_make_cancel(struct kata__pool *pool, const struct kata__pool_size *size);
+
+/* take.c: an operation that takes a machine. [any thread] Takes the wish, also when it fails. */
+int kata__pool_take_begin(struct kata__pool *pool, struct kata__pool_wish *take_wish, const kata_op_options *options,
+			  kata_op **ret_op, kata_error **err);
+/* Once it has succeeded: the VM, the caller's; or NULL: none was ready. */
+kata_vm *kata__pool_take_result(kata_op *op);
+
+/* hand_out.c: an operation that looks at one machine and makes it a caller's: CREATED, warm, called `id` (NULL: as it
+ * is). Not begun. Borrows all; the agent is released by it. */
+int kata__hand_out_new(struct kata__pool *pool, kata_vm *vm, kata_agent *agent, const char *id, kata_op **ret_op,
+		       kata_error **err);
+#endif
