@@ -37,6 +37,7 @@ void service_container_register(struct guest *guest);
 void service_process_register(struct guest *guest);
 void service_sandbox_register(struct guest *guest);
 void service_network_register(struct guest *guest);
+void service_identity_register(struct guest *guest);
 /* Memory that is plugged is brought online as it appears. */
 int service_sandbox_begin(struct guest *guest, kata_error **err);
 #endif

@@ -17,6 +17,7 @@
 #include "guest/container.h"
 #include "guest/device_wait.h"
 #include "guest/guest.h"
+#include "guest/identity.h"
 #include "guest/kmsg.h"
 #include "guest/modules.h"
 #include "guest/oom.h"
@@ -34,6 +35,7 @@ struct module_job {
 static void load_soon(struct kata__work *work)
 {
 	modules_load_group("soon");
+	identity_prepare();
 }
 
 static void loaded_soon(struct kata__work *work)
@@ -73,6 +75,7 @@ static int guest_begin(struct guest *guest, kata_error **err)
 	service_process_register(guest);
 	service_sandbox_register(guest);
 	service_network_register(guest);
+	service_identity_register(guest);
 	guest->handlers.user = guest;
 	guest->hotplug_timeout_ms = read_hotplug_timeout();
 	job = (struct module_job){.work = {.work = load_soon, .done = loaded_soon}, .guest = guest};

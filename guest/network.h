@@ -10,6 +10,12 @@
 /* Configures the link `device` as `wanted` says: renames it, MTU, addresses (added, none removed), up. INVALID names
  * the field; a link of the wanted name that is in the way gets another one. */
 int network_update_interface(const char *device, const Grpc__Interface *wanted, kata_error **err);
+/* Gives the link another MAC while it stays up, so that its addresses and routes stay; the link-local IPv6 address that
+ * was made from the old MAC is replaced by the new one's, and neighbours are told. 0 or -errno; -EBUSY: the driver
+ * takes a MAC only while the link is down. */
+int network_set_mac(const char *device, const uint8_t mac[6]);
+/* The interface identifier's address: fe80:: and the MAC as EUI-64. */
+void network_link_local(const uint8_t mac[6], uint8_t out[16]);
 int network_check_interface(const Grpc__Interface *wanted, kata_error **err);
 /* Adds or replaces them in the main table, those without a gateway first; others stay. */
 int network_update_routes(const Grpc__Routes *routes, kata_error **err);

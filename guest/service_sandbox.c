@@ -5,11 +5,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/random.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -20,13 +18,13 @@
 #include "guest/boot.h"
 #include "guest/container.h"
 #include "guest/copy_file.h"
+#include "guest/identity.h"
 #include "guest/kmsg.h"
 #include "guest/modules.h"
 #include "guest/text_file.h"
 
 #define SANDBOX_DIR CONTAINERS_DIR "/sandbox"
 #define POWER_OFF_MS 10000
-#define ENTROPY_MAX 4096
 
 /* ---- create */
 
@@ -205,33 +203,17 @@ static void set_time(void *user, struct call *call, const void *request)
 		call_answer(call, NULL);
 }
 
-static int reseed(const ProtobufCBinaryData *data)
-{
-	struct {
-		struct rand_pool_info info;
-		uint8_t bytes[ENTROPY_MAX];
-	} pool;
-	KATA_AUTO_FD int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
-
-	pool.info.entropy_count = (int)data->len * 8;
-	pool.info.buf_size = (int)data->len;
-	memcpy(pool.bytes, data->data, data->len);
-	if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool) != 0 || ioctl(fd, RNDRESEEDCRNG) != 0)
-		return -errno;
-	return 0;
-}
-
 static void reseed_random(void *user, struct call *call, const void *request)
 {
 	const Grpc__ReseedRandomDevRequest *q = request;
 	int rc;
 
-	if (q->data.len == 0 || q->data.len > ENTROPY_MAX) {
+	if (q->data.len == 0 || q->data.len > IDENTITY_ENTROPY_MAX) {
 		call_answer_code(call, KATA__GRPC_INVALID_ARGUMENT, "data: %zu bytes, 1 to %d are needed", q->data.len,
-				 ENTROPY_MAX);
+				 IDENTITY_ENTROPY_MAX);
 		return;
 	}
-	rc = reseed(&q->data);
+	rc = identity_add_entropy(q->data.data, q->data.len);
 	if (rc == 0)
 		call_answer(call, NULL);
 	else

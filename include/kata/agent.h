@@ -108,10 +108,28 @@ typedef enum kata_agent_method {
 	KATA_AGENT_SET_TIME,         /* seconds, microseconds */
 	KATA_AGENT_RESEED,           /* data: random bytes */
 	KATA_AGENT_ONLINE_CPU_MEM,   /* cpus: how many are to be online in all */
+	KATA_AGENT_RESET_IDENTITY,   /* data (random bytes, 32 to 4096, or none), seconds, hostname, machine_id, macs:
+				      * each part where it is given; max_length: bytes of new random output wanted, at
+				      * most 64; reply: reset, seconds and microseconds (the guest's clock), data */
 	KATA_AGENT_METHOD_COUNT
 } kata_agent_method;
 /* "CreateSandbox", ...: the method's name on the wire. */
 KATA_API const char *kata_agent_method_get_name(kata_agent_method method);
+
+/* What two machines made from one saved state must not share (bits). */
+#define KATA_RESET_ENTROPY UINT64_C(1)    /* the guest kernel's random state, of all CPUs */
+#define KATA_RESET_CLOCK UINT64_C(2)      /* the guest's real-time clock */
+#define KATA_RESET_HOSTNAME UINT64_C(4)   /* of the guest; containers have their own */
+#define KATA_RESET_MACHINE_ID UINT64_C(8) /* the guest's /etc/machine-id; containers have their own */
+#define KATA_RESET_MACS UINT64_C(16)      /* of the NICs, in the guest and the machine */
+#define KATA_RESET_UUID UINT64_C(32)      /* of the machine, as the VMM and kata_vm_get_uuid() have it */
+#define KATA_RESET_CID UINT64_C(64)       /* the vsock address */
+
+/* A NIC that is to have another MAC. Its addresses and routes stay. */
+typedef struct kata_agent_mac {
+	const char *pci_path; /* "SS/00" */
+	const char *mac;
+} kata_agent_mac;
 
 /* A file system the agent mounts before the container sees it. */
 typedef struct kata_agent_storage {
@@ -163,6 +181,9 @@ typedef struct kata_agent_request {
 	size_t data_length;
 	uint32_t signal, rows, columns, max_length, cpus;
 	int64_t seconds, microseconds;
+	const char *machine_id; /* 32 lower-case hexadecimal digits */
+	const kata_agent_mac *macs;
+	size_t mac_count;
 } kata_agent_request;
 
 typedef struct kata_agent_reply {
@@ -173,6 +194,8 @@ typedef struct kata_agent_reply {
 	const char *text; /* cleaned; or NULL */
 	uint64_t size_bytes;
 	kata_container_stats stats;
+	uint64_t reset; /* KATA_RESET_* */
+	int64_t seconds, microseconds;
 } kata_agent_reply;
 
 /* One call. The request is copied by the begin. Where no exec_id is given, the container's first process is meant, but

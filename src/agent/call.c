@@ -60,6 +60,7 @@ static const struct kata__op_table tables[KATA_AGENT_METHOD_COUNT] = {
 	[KATA_AGENT_SET_TIME] = CALL("agent-set-time"),
 	[KATA_AGENT_RESEED] = CALL("agent-reseed"),
 	[KATA_AGENT_ONLINE_CPU_MEM] = CALL("agent-online-cpu-mem"),
+	[KATA_AGENT_RESET_IDENTITY] = CALL("agent-reset-identity"),
 };
 
 static const char *const method_names[KATA_AGENT_METHOD_COUNT] = {
@@ -88,6 +89,7 @@ static const char *const method_names[KATA_AGENT_METHOD_COUNT] = {
 	[KATA_AGENT_SET_TIME] = "SetGuestDateTime",
 	[KATA_AGENT_RESEED] = "ReseedRandomDev",
 	[KATA_AGENT_ONLINE_CPU_MEM] = "OnlineCPUMem",
+	[KATA_AGENT_RESET_IDENTITY] = "ResetIdentity",
 };
 
 const char *kata_agent_method_get_name(kata_agent_method method)
@@ -133,9 +135,18 @@ static void end_call(struct kata__agent_call *call, int status, kata_error *take
 	kata_op_unref(op);
 }
 
+/* The reply of a caller's own agent may be of an older library, and shorter; of the first one where it has no size. */
+static size_t known_size(const kata_agent_reply *reply)
+{
+	size_t size = reply->size ? reply->size : offsetof(kata_agent_reply, reset);
+
+	return size < sizeof(*reply) ? size : sizeof(*reply);
+}
+
 static int keep_reply(struct kata__agent_call *call, const kata_agent_reply *reply)
 {
-	call->reply = *reply;
+	memset(&call->reply, 0, sizeof(call->reply));
+	memcpy(&call->reply, reply, known_size(reply));
 	call->reply.size = sizeof(call->reply);
 	call->reply.stats.size = sizeof(call->reply.stats);
 	call->reply.data = NULL;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 
 #define RELEASED_VERSION 1
@@ -25,20 +26,36 @@ struct kata__kata {
 
 /* Between a call's start and its end. */
 struct kata_call {
+	struct kata__kata *kata;
 	struct kata__kata_expected expected;
 	uint32_t id;
 	kata_agent_reply_fn fn;
 	void *user;
+	/* A RESET_IDENTITY made of calls that every Kata agent has, one after the other: */
+	bool is_composed;
+	uint64_t done; /* KATA_RESET_* */
+	int64_t seconds, microseconds;
+	uint64_t start_ns, deadline_ns;
 };
 
-static struct kata_call *call_new(const kata_agent_request *r, kata_agent_reply_fn fn, void *user)
+static struct kata_call *call_new(struct kata__kata *k, const kata_agent_request *r, kata_agent_reply_fn fn, void *user)
 {
 	struct kata_call *call = malloc(sizeof(*call));
 	size_t most = r->method == KATA_AGENT_WRITE_STDIN ? r->data_length : r->max_length;
 
-	if (call)
-		*call = (struct kata_call){.expected = {.method = r->method, .most = most}, .fn = fn, .user = user};
+	if (!call)
+		return NULL;
+	*call = (struct kata_call){.kata = k, .expected = {.method = r->method, .most = most}, .fn = fn, .user = user};
+	if (r->method == KATA_AGENT_RESET_IDENTITY)
+		call->expected.reset = kata__kata_reset_bits(r);
 	return call;
+}
+
+static void give_composed(struct kata_call *call, kata_error *take_err)
+{
+	kata_agent_reply reply = {.size = sizeof(reply), .stats = {.size = sizeof(reply.stats)}, .reset = call->done};
+
+	call->fn(call->user, take_err ? NULL : &reply, take_err);
 }
 
 static void give_reply(void *user, const kata_agent_reply *reply)
@@ -48,12 +65,21 @@ static void give_reply(void *user, const kata_agent_reply *reply)
 	call->fn(call->user, reply, NULL);
 }
 
+static bool goes_on(struct kata_call *call, const struct kata__ttrpc_response *response, kata_error **take_err);
+
 static void on_response(void *user, const struct kata__ttrpc_response *response, kata_error *take_err)
 {
 	struct kata_call *call = user;
-	struct kata_call ended = *call;
+	struct kata_call ended;
 
+	if (call->is_composed && response && goes_on(call, response, &take_err))
+		return;
+	ended = *call;
 	free(call);
+	if (ended.is_composed && response) {
+		give_composed(&ended, take_err);
+		return;
+	}
 	if (response && kata__kata_decode(&ended.expected, response, give_reply, &ended, &take_err) == 0)
 		return;
 	ended.fn(ended.user, NULL, take_err);
@@ -86,6 +112,77 @@ static int start_call(struct kata__kata *k, const kata_agent_request *r, uint64_
 	return rc;
 }
 
+/* ---- ResetIdentity without kata.Guest: ReseedRandomDev, then SetGuestDateTime ---- */
+
+static void take_nothing(void *user, const kata_agent_reply *reply)
+{
+	(void)user;
+	(void)reply;
+}
+
+static uint64_t left_ms(uint64_t deadline_ns)
+{
+	uint64_t now = kata__now_ns();
+
+	return deadline_ns == KATA__NEVER ? 0 : deadline_ns > now ? (deadline_ns - now) / 1000000 + 1 : 1;
+}
+
+static int start_reseed(struct kata_call *call, const kata_agent_request *r, kata_error **err)
+{
+	kata_agent_request part = {
+		.size = sizeof(part), .method = KATA_AGENT_RESEED, .data = r->data, .data_length = r->data_length};
+
+	call->expected.method = part.method;
+	return start_call(call->kata, &part, left_ms(call->deadline_ns), call, err);
+}
+
+/* The time is that of the request's start: what has passed since is added. */
+static int start_set_time(struct kata_call *call, kata_error **err)
+{
+	int64_t passed_us = (int64_t)((kata__now_ns() - call->start_ns) / 1000) + call->microseconds;
+	kata_agent_request part = {.size = sizeof(part),
+				   .method = KATA_AGENT_SET_TIME,
+				   .seconds = call->seconds + passed_us / 1000000,
+				   .microseconds = passed_us % 1000000};
+
+	call->expected.method = part.method;
+	return start_call(call->kata, &part, left_ms(call->deadline_ns), call, err);
+}
+
+/* What the response ended is noted; true when another part is under way. */
+static bool goes_on(struct kata_call *call, const struct kata__ttrpc_response *response, kata_error **take_err)
+{
+	bool was_reseed = call->expected.method == KATA_AGENT_RESEED;
+
+	if (kata__kata_decode(&call->expected, response, take_nothing, NULL, take_err) != 0)
+		return false;
+	call->done |= was_reseed ? KATA_RESET_ENTROPY : KATA_RESET_CLOCK;
+	return was_reseed && call->seconds && start_set_time(call, take_err) == 0;
+}
+
+static int start_composed(struct kata_call *call, const kata_agent_request *r, uint64_t timeout_ms, kata_error **err)
+{
+	call->is_composed = true;
+	call->seconds = r->seconds;
+	call->microseconds = r->microseconds;
+	call->start_ns = kata__now_ns();
+	call->deadline_ns = timeout_ms ? kata__deadline_in_ms(timeout_ms) : KATA__NEVER;
+	return r->data_length ? start_reseed(call, r, err) : start_set_time(call, err);
+}
+
+/* An agent without kata.Guest can do none of it. */
+static bool is_nothing(const struct kata__kata *k, const kata_agent_request *r)
+{
+	return r->method == KATA_AGENT_RESET_IDENTITY && !k->has_guest_service && !r->data_length && !r->seconds;
+}
+
+static int start(struct kata_call *call, const kata_agent_request *r, uint64_t timeout_ms, kata_error **err)
+{
+	if (r->method == KATA_AGENT_RESET_IDENTITY && !call->kata->has_guest_service)
+		return start_composed(call, r, timeout_ms, err);
+	return start_call(call->kata, r, timeout_ms, call, err);
+}
+
 static void ops_call(void *self, const kata_agent_request *r, uint64_t timeout_ms, kata_agent_reply_fn fn, void *user,
 		     uint64_t *ret_token)
 {
@@ -99,13 +196,17 @@ static void ops_call(void *self, const kata_agent_request *r, uint64_t timeout_m
 		fn(user, NULL, err);
 		return;
 	}
-	call = call_new(r, fn, user);
+	if (is_nothing(k, r)) {
+		give_composed(&(struct kata_call){.fn = fn, .user = user}, NULL);
+		return;
+	}
+	call = call_new(k, r, fn, user);
 	if (!call) {
 		kata__fail_no_memory(&err);
 		fn(user, NULL, err);
 		return;
 	}
-	if (start_call(k, r, timeout_ms, call, &err) == 0) {
+	if (start(call, r, timeout_ms, &err) == 0) {
 		*ret_token = (uintptr_t)call;
 		return;
 	}

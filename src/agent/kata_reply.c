@@ -173,6 +173,33 @@ static int decode_stats(struct decoding *d, const void *message, kata_error **er
 	return 0;
 }
 
+uint64_t kata__kata_reset_bits(const kata_agent_request *r)
+{
+	return (r->data_length ? KATA_RESET_ENTROPY : 0) | (r->seconds ? KATA_RESET_CLOCK : 0) |
+	       (r->hostname && *r->hostname ? KATA_RESET_HOSTNAME : 0) | (r->machine_id ? KATA_RESET_MACHINE_ID : 0) |
+	       (r->mac_count ? KATA_RESET_MACS : 0);
+}
+
+static int decode_reset_identity(struct decoding *d, const void *message, kata_error **err)
+{
+	const Grpc__ResetIdentityResponse *m = message;
+
+	if (m->done != d->expected->reset)
+		return kata__fail(err, KATA_E_PROTOCOL, GUEST,
+				  "agent: ResetIdentity: says that 0x%x was done, 0x%llx was asked for", m->done,
+				  (unsigned long long)d->expected->reset);
+	if (m->sample.len > d->expected->most)
+		return kata__fail(err, KATA_E_PROTOCOL, GUEST,
+				  "agent: ResetIdentity: a sample of %zu bytes, where %zu were asked for",
+				  m->sample.len, d->expected->most);
+	d->reply.reset = m->done;
+	d->reply.seconds = m->seconds;
+	d->reply.microseconds = m->microseconds;
+	d->reply.data_length = m->sample.len;
+	d->reply.data = m->sample.len ? m->sample.data : NULL;
+	return 0;
+}
+
 /* Of methods that are not here the answer has no fields that matter; it must be a message of its type all the same. */
 static int (*const decoders[KATA_AGENT_METHOD_COUNT])(struct decoding *d, const void *message, kata_error **err) = {
 	[KATA_AGENT_CHECK] = decode_check,
@@ -183,6 +210,7 @@ static int (*const decoders[KATA_AGENT_METHOD_COUNT])(struct decoding *d, const 
 	[KATA_AGENT_WRITE_STDIN] = decode_write_stdin,
 	[KATA_AGENT_READ_STDOUT] = decode_read_stream,
 	[KATA_AGENT_READ_STDERR] = decode_read_stream,
+	[KATA_AGENT_RESET_IDENTITY] = decode_reset_identity,
 };
 
 /* The usual answer to Check, known by its bytes: a round trip is nearly as fast as a bare echo, and unpacking is a

@@ -356,6 +356,37 @@ static int encode_online_cpu_mem(struct kata__kata_encoding *e, const kata_agent
 	return 0;
 }
 
+static int put_macs(struct kata__kata_encoding *e, const kata_agent_request *r, kata_error **err)
+{
+	Grpc__ResetIdentityRequest *m = &e->message.reset_identity;
+	Grpc__MacChange **to = r->mac_count ? pointers_to(e, r->mac_count, sizeof(**to)) : NULL;
+
+	if (r->mac_count && !to)
+		return kata__fail_no_memory(err);
+	for (size_t i = 0; i < r->mac_count; i++) {
+		grpc__mac_change__init(to[i]);
+		to[i]->address = text(r->macs[i].pci_path);
+		to[i]->mac = text(r->macs[i].mac);
+	}
+	m->macs = to;
+	m->n_macs = r->mac_count;
+	return 0;
+}
+
+static int encode_reset_identity(struct kata__kata_encoding *e, const kata_agent_request *r, uint64_t timeout_ms,
+				 kata_error **err)
+{
+	Grpc__ResetIdentityRequest *m = &e->message.reset_identity;
+
+	m->entropy = (ProtobufCBinaryData){.len = r->data_length, .data = (uint8_t *)(uintptr_t)r->data};
+	m->seconds = r->seconds;
+	m->microseconds = r->microseconds;
+	m->hostname = text(r->hostname);
+	m->machine_id = text(r->machine_id);
+	m->sample_length = r->max_length;
+	return put_macs(e, r, err);
+}
+
 static const struct {
 	enum kata__method_id id;
 	int (*encode)(struct kata__kata_encoding *e, const kata_agent_request *r, uint64_t timeout_ms,
@@ -386,6 +417,7 @@ static const struct {
 	[KATA_AGENT_SET_TIME] = {KATA__AGENT_SET_GUEST_DATE_TIME, encode_set_time},
 	[KATA_AGENT_RESEED] = {KATA__AGENT_RESEED_RANDOM_DEV, encode_reseed},
 	[KATA_AGENT_ONLINE_CPU_MEM] = {KATA__AGENT_ONLINE_CPU_MEM, encode_online_cpu_mem},
+	[KATA_AGENT_RESET_IDENTITY] = {KATA__GUEST_RESET_IDENTITY, encode_reset_identity},
 };
 
 enum kata__method_id kata__kata_method_id(kata_agent_method method)

@@ -16,8 +16,12 @@
 #include "base/error.h"
 #include "base/text.h"
 
-#define LIST_MAX 1024u              /* strings in a list, storages, routes */
-#define HOSTNAME_MAX 64u            /* bytes, as the kernel has it */
+#define LIST_MAX 1024u   /* strings in a list, storages, routes */
+#define HOSTNAME_MAX 64u /* bytes, as the kernel has it */
+#define ENTROPY_MIN 32u  /* bytes of a RESET_IDENTITY */
+#define ENTROPY_MAX 4096u
+#define SAMPLE_MAX 64u
+#define MACS_MAX 64u
 #define DATA_MAX (4194304u - 1024u) /* bytes: a frame holds 4 MiB with everything around them */
 
 enum need {
@@ -34,6 +38,7 @@ enum need {
 	SIGNAL = 1u << 10,
 	TIME = 1u << 11,
 	HOST = 1u << 12, /* hostname and dns, checked where given */
+	IDENTITY = 1u << 13,
 };
 
 static const uint16_t needs[KATA_AGENT_METHOD_COUNT] = {
@@ -58,6 +63,7 @@ static const uint16_t needs[KATA_AGENT_METHOD_COUNT] = {
 	[KATA_AGENT_TTY_WIN_RESIZE] = CONTAINER_ID,
 	[KATA_AGENT_SET_TIME] = TIME,
 	[KATA_AGENT_RESEED] = DATA,
+	[KATA_AGENT_RESET_IDENTITY] = IDENTITY,
 };
 
 /* ---- texts ---- */
@@ -262,6 +268,56 @@ static int check_device(const kata_agent_request *r, kata_error **err)
 	return 0;
 }
 
+static int check_time(const kata_agent_request *r, kata_error **err)
+{
+	if (r->seconds >= 0 && r->microseconds >= 0 && r->microseconds <= 999999)
+		return 0;
+	return kata__fail(err, KATA_E_INVALID, CALLER,
+			  "request.microseconds: %lld s and %lld us are no time since 1970", (long long)r->seconds,
+			  (long long)r->microseconds);
+}
+
+static int check_macs(const kata_agent_request *r, kata_error **err)
+{
+	if (r->mac_count > MACS_MAX || (r->mac_count && !r->macs))
+		return kata__fail(err, KATA_E_INVALID, CALLER, "request.macs: %zu at %p, at most %u are taken",
+				  r->mac_count, (const void *)r->macs, MACS_MAX);
+	for (size_t i = 0; i < r->mac_count; i++) {
+		const kata_agent_mac *m = &r->macs[i];
+
+		if (!m->pci_path || !*m->pci_path || strlen(m->pci_path) > 64)
+			return kata__fail(err, KATA_E_INVALID, CALLER,
+					  "request.macs[%zu].pci_path: '%s' must have 1 to 64 bytes", i,
+					  m->pci_path ? m->pci_path : "");
+		if (!m->mac || !is_mac(m->mac))
+			return kata__fail(err, KATA_E_INVALID, CALLER,
+					  "request.macs[%zu].mac: '%s' is not six hex bytes with ':' between", i,
+					  m->mac ? m->mac : "");
+	}
+	return 0;
+}
+
+static int check_identity(const kata_agent_request *r, kata_error **err)
+{
+	static const char digits[] = "0123456789abcdef";
+	int rc;
+
+	if (r->data_length && (!r->data || r->data_length < ENTROPY_MIN || r->data_length > ENTROPY_MAX))
+		return kata__fail(err, KATA_E_INVALID, CALLER, "request.data: %zu bytes, %s takes none or %u to %u",
+				  r->data ? r->data_length : 0, kata_agent_method_get_name(r->method), ENTROPY_MIN,
+				  ENTROPY_MAX);
+	if (r->machine_id && (strlen(r->machine_id) != 32 || strspn(r->machine_id, digits) != 32))
+		return kata__fail(err, KATA_E_INVALID, CALLER,
+				  "request.machine_id: '%s' must be 32 lower-case hexadecimal digits", r->machine_id);
+	if (r->max_length > SAMPLE_MAX)
+		return kata__fail(err, KATA_E_INVALID, CALLER, "request.max_length: is %u, must be at most %u",
+				  r->max_length, SAMPLE_MAX);
+	rc = check_time(r, err);
+	if (!rc)
+		rc = check_host(r, err);
+	return rc ? rc : check_macs(r, err);
+}
+
 static int check_amounts(const kata_agent_request *r, uint16_t need, kata_error **err)
 {
 	if (need & JSON && (!r->json || !r->json_length))
@@ -274,11 +330,7 @@ static int check_amounts(const kata_agent_request *r, uint16_t need, kata_error 
 				  r->max_length, DATA_MAX);
 	if (need & SIGNAL && (!r->signal || r->signal > 64))
 		return kata__fail(err, KATA_E_INVALID, CALLER, "request.signal: is %u, must be 1 to 64", r->signal);
-	if (need & TIME && (r->seconds < 0 || r->microseconds < 0 || r->microseconds > 999999))
-		return kata__fail(err, KATA_E_INVALID, CALLER,
-				  "request.microseconds: %lld s and %lld us are no time since 1970",
-				  (long long)r->seconds, (long long)r->microseconds);
-	return 0;
+	return need & TIME ? check_time(r, err) : 0;
 }
 
 int kata__agent_request_check(const kata_agent_request *r, kata_error **err)
@@ -307,6 +359,8 @@ int kata__agent_request_check(const kata_agent_request *r, kata_error **err)
 		rc = check_routes(r, err);
 	if (!rc && need & DEVICE)
 		rc = check_device(r, err);
+	if (!rc && need & IDENTITY)
+		rc = check_identity(r, err);
 	return rc;
 }
 
@@ -405,6 +459,28 @@ static const kata_agent_route *pack_routes(struct packer *p, const kata_agent_ro
 	return to;
 }
 
+static const kata_agent_mac *pack_macs(struct packer *p, const kata_agent_mac *from, size_t count)
+{
+	kata_agent_mac *to = count ? pack(p, from, count * sizeof(*from)) : NULL;
+
+	for (size_t i = 0; i < count; i++) {
+		kata_agent_mac m = {.pci_path = pack_string(p, from[i].pci_path), .mac = pack_string(p, from[i].mac)};
+
+		if (to)
+			to[i] = m;
+	}
+	return to;
+}
+
+static void pack_identity(struct packer *p, const kata_agent_request *r, kata_agent_request *to)
+{
+	to->macs = pack_macs(p, r->macs, r->mac_count);
+	if (r->data_length)
+		to->data = pack(p, r->data, r->data_length);
+	to->hostname = pack_string(p, r->hostname);
+	to->machine_id = pack_string(p, r->machine_id);
+}
+
 static void pack_parts(struct packer *p, const kata_agent_request *r, uint16_t need, kata_agent_request *to)
 {
 	if (need & HOST) {
@@ -443,7 +519,8 @@ size_t kata__agent_request_copy(const kata_agent_request *r, void *memory, kata_
 				    .max_length = r->max_length,
 				    .cpus = r->cpus,
 				    .seconds = r->seconds,
-				    .microseconds = r->microseconds};
+				    .microseconds = r->microseconds,
+				    .mac_count = r->mac_count};
 
 	if (need & SANDBOX_ID)
 		copy.sandbox_id = pack_string(&p, r->sandbox_id);
@@ -457,6 +534,8 @@ size_t kata__agent_request_copy(const kata_agent_request *r, void *memory, kata_
 		copy.data = pack(&p, r->data, r->data_length);
 	if (need & (HOST | STORAGES | INTERFACE | ROUTES | DEVICE))
 		pack_parts(&p, r, need, &copy);
+	if (need & IDENTITY)
+		pack_identity(&p, r, &copy);
 	if (memory)
 		*ret = copy;
 	return p.used;

@@ -61,6 +61,7 @@ enum kata__method_id {
 	KATA__GUEST_AWAIT_DEVICE,   /* AwaitDeviceRequest -> AwaitDeviceResponse */
 	KATA__GUEST_OFFLINE_DEVICE, /* OfflineDeviceRequest -> Empty */
 	KATA__GUEST_IDENTIFY,       /* IdentifyRequest -> IdentifyResponse */
+	KATA__GUEST_RESET_IDENTITY, /* ResetIdentityRequest -> ResetIdentityResponse */
 	KATA__METHOD_COUNT
 };
 

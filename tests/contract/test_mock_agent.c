@@ -499,3 +499,41 @@ Test(mock_agent, calls_in_flight_end_when_the_machine_does)
 	fixture_assert_fails(kata_op_wait(op, &t.err), KATA_E_GONE, t.err);
 	kata_op_unref(op);
 }
+
+/* ---- identity */
+
+static const kata_agent_reply *reset(kata_op **ret_op, const char *entropy)
+{
+	static const kata_agent_mac mac = {.pci_path = "08/00", .mac = "02:00:00:00:00:01"};
+
+	*ret_op = ask(REQUEST(RESET_IDENTITY, .data = entropy, .data_length = 32, .seconds = 1700000000,
+			      .hostname = "clone", .machine_id = "0123456789abcdef0123456789abcdef", .macs = &mac,
+			      .mac_count = 1, .max_length = 16));
+	return kata_agent_op_get_reply(*ret_op);
+}
+
+Test(mock_agent, resets_its_identity_and_says_what_it_did)
+{
+	kata_op *first, *second, *third;
+	const kata_agent_reply *a = reset(&first, "first entropy of thirty-two bytes"),
+			       *b = reset(&second, "other entropy of thirty-two bytes"),
+			       *c = reset(&third, "first entropy of thirty-two bytes");
+
+	cr_assert_eq(a->reset, KATA_RESET_ENTROPY | KATA_RESET_CLOCK | KATA_RESET_HOSTNAME | KATA_RESET_MACHINE_ID |
+				       KATA_RESET_MACS);
+	cr_assert_eq(a->seconds, 1700000000);
+	cr_assert_eq(a->data_length, 16u);
+	cr_assert_neq(memcmp(a->data, b->data, 16), 0, "another seed, another sample");
+	cr_assert_eq(memcmp(a->data, c->data, 16), 0);
+	kata_op_unref(first);
+	kata_op_unref(second);
+	kata_op_unref(third);
+}
+
+Test(mock_agent, an_identity_reset_of_nothing_does_nothing)
+{
+	kata_op *op = ask(REQUEST(RESET_IDENTITY, .hostname = NULL));
+
+	cr_assert_eq(kata_agent_op_get_reply(op)->reset, 0u);
+	kata_op_unref(op);
+}

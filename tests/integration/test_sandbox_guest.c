@@ -8,6 +8,7 @@
 #include "integration/vm_test.h"
 
 #include <poll.h>
+#include <time.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -118,7 +119,7 @@ static void add_container(struct stage *st, const char *id, const char *storage,
 	snprintf(spec, sizeof(spec),
 		 "{\"ociVersion\":\"1.0.2\",\"process\":%s,\"root\":{\"path\":\"storage:%s\"},\"mounts\":[%s%s],"
 		 "\"linux\":{"
-		 "\"namespaces\":[{\"type\":\"mount\"},{\"type\":\"ipc\"},{\"type\":\"uts\"},{\"type\":\"pid\"}]}}",
+		 "\"namespaces\":[{\"type\":\"mount\"},{\"type\":\"ipc\"},{\"type\":\"pid\"}]}}",
 		 process, storage, kernel_mounts, mounts);
 	config.id = id;
 	config.oci_spec = spec;
@@ -282,6 +283,92 @@ static void check_signal_and_stats(struct stage *st)
 	cr_assert_eq(wait_for(st, "main", "sleeper"), 137);
 }
 
+/* ---- identity: what the guest says of itself after a reset */
+
+static kata_op *ask_agent(struct stage *st, const kata_agent_request *request)
+{
+	kata_agent *agent = kata_sandbox_get_agent(st->s);
+	kata_error *err = NULL;
+	kata_op *op = NULL;
+
+	fixture_assert_ok(kata_agent_call_begin(agent, request, NULL, &op, &err), err);
+	kata_agent_unref(agent);
+	return op;
+}
+
+static void take_sample(struct stage *st, const char *hostname, const char *machine_id, const kata_agent_mac *mac,
+			uint8_t sample[32])
+{
+	char entropy[512] = "the same in every reset";
+	kata_agent_request request = {.size = sizeof(request),
+				      .method = KATA_AGENT_RESET_IDENTITY,
+				      .data = entropy,
+				      .data_length = sizeof(entropy),
+				      .seconds = time(NULL),
+				      .hostname = hostname,
+				      .machine_id = machine_id,
+				      .macs = mac,
+				      .mac_count = mac != NULL,
+				      .max_length = 32};
+	const kata_agent_reply *reply;
+	kata_op *op = ask_agent(st, &request);
+	kata_error *err = NULL;
+
+	fixture_assert_ok(kata_op_wait(op, &err), err);
+	reply = kata_agent_op_get_reply(op);
+	cr_assert_eq(reply->reset, (mac ? KATA_RESET_MACS : 0) | KATA_RESET_ENTROPY | KATA_RESET_CLOCK |
+					   KATA_RESET_HOSTNAME | KATA_RESET_MACHINE_ID);
+	cr_assert_leq(llabs(reply->seconds - time(NULL)), 1, "the guest's clock says %lld", (long long)reply->seconds);
+	cr_assert_eq(reply->data_length, 32u);
+	memcpy(sample, reply->data, 32);
+	kata_op_unref(op);
+}
+
+static void refuse_absent_nic(struct stage *st)
+{
+	const kata_agent_mac mac = {.pci_path = "1f/00", .mac = "02:00:00:00:00:99"};
+	kata_agent_request request = {.size = sizeof(request),
+				      .method = KATA_AGENT_RESET_IDENTITY,
+				      .hostname = "half-done",
+				      .macs = &mac,
+				      .mac_count = 1};
+	kata_op *op = ask_agent(st, &request);
+	kata_error *err = NULL;
+
+	fixture_assert_fails(kata_op_wait(op, &err), KATA_E_NOT_FOUND, err);
+	cr_assert(strstr(error_text(err), "done before: hostname"), "%s", error_text(err));
+	kata_op_unref(op);
+	error_clear(&err);
+}
+
+static void check_identity(struct stage *st, kata_nic *nic)
+{
+	char address[64], *text;
+	const kata_agent_mac mac = {.pci_path = address, .mac = "02:00:00:00:00:42"};
+	uint8_t first[32], second[32];
+	time_t before;
+	int out;
+
+	kata_nic_get_address(nic, address, sizeof(address));
+	take_sample(st, "one", "00000000000000000000000000000001", NULL, first);
+	take_sample(st, "clone-two", "0123456789abcdef0123456789abcdef", &mac, second);
+	cr_assert_neq(memcmp(first, second, 32), 0);
+	assert_exec_says(st, "main", "who", "cat /proc/sys/kernel/hostname /run/id /sys/class/net/eth0/address",
+			 "clone-two\n0123456789abcdef0123456789abcdef\n02:00:00:00:00:42\n");
+	before = time(NULL);
+	exec(st, "main", "when", "busybox date +%s", false);
+	open_stdio(st, "main", "when", NULL, &out, NULL);
+	text = read_text(out, NULL);
+	close(out);
+	cr_assert_geq(strtoll(text, NULL, 10), before - 1, "%s", text);
+	cr_assert_leq(strtoll(text, NULL, 10), time(NULL) + 1, "%s", text);
+	free(text);
+	cr_assert_eq(wait_for(st, "main", "when"), 0);
+	exec(st, "main", "ping-again", "ping -c 1 -W 10 10.0.2.2 >/dev/null", false);
+	cr_assert_eq(wait_for(st, "main", "ping-again"), 0, "addresses and routes are kept");
+	refuse_absent_nic(st);
+}
+
 static void check_network(struct stage *st)
 {
 	static const char *const addresses[] = {"10.0.2.15/24", NULL};
@@ -296,6 +383,7 @@ static void check_network(struct stage *st)
 	fixture_assert_ok(kata_sandbox_update_routes(st->s, &route, 1, NULL, &err), err);
 	exec(st, "main", "ping", "ping -c 1 -W 10 10.0.2.2 >/dev/null", false);
 	cr_assert_eq(wait_for(st, "main", "ping"), 0);
+	check_identity(st, nic);
 	fixture_assert_ok(kata_sandbox_remove_nic(st->s, "net", NULL, &err), err);
 	kata_nic_unref(nic);
 }
@@ -344,7 +432,10 @@ Test(sandbox_guest, containers_run_on_plugged_disks_with_all_that_belongs_to_the
 	}
 	add_container(
 		&st, "main", "rootfs",
-		",{\"destination\":\"/mnt\",\"type\":\"bind\",\"source\":\"storage:data/bin\",\"options\":[\"rbind\"]}",
+		",{\"destination\":\"/mnt\",\"type\":\"bind\",\"source\":\"storage:data/bin\",\"options\":[\"rbind\"]},"
+		"{\"destination\":\"/run/id\",\"type\":\"bind\",\"source\":\"/etc/"
+		"machine-id\",\"options\":[\"bind\",\"ro\"]},"
+		"{\"destination\":\"/sys\",\"type\":\"bind\",\"source\":\"/sys\",\"options\":[\"rbind\",\"ro\"]}",
 		"exec sleep 100000");
 	start_container(&st, "main");
 	assert_exec_says(&st, "main", "see-data", "ls /mnt/busybox", "/mnt/busybox\n");

@@ -35,6 +35,7 @@ struct kata__mock_agent {
 	bool session_seen;
 	uint64_t born_ns;
 	char boot_id[37];
+	uint8_t entropy[64]; /* of the last ResetIdentity */
 };
 
 /* Tries a call: true when it was answered (and is freed), false when it has to wait for a change. */

@@ -10,12 +10,16 @@
 #include <signal.h>
 #include <string.h>
 
+#include <kata/agent.h>
+
 #include "agent.pb-c.h"
 #include "base/clock.h"
 #include "base/text.h"
 #include "vm/mock/mock_call.h"
 
 #define READ_MAX (1u << 20)
+#define ENTROPY_MIN 32u
+#define SAMPLE_MAX 64u
 #define GUEST_FEATURE "libkata.guest" /* how our agent tells that it has the service kata.Guest */
 
 typedef bool (*method_fn)(struct kata__mock_agent *a, struct kata__mock_call *call, const void *request);
@@ -119,6 +123,43 @@ static bool identify(struct kata__mock_agent *a, struct kata__mock_call *call, c
 	r.machine_id = (char *)"00000000000000000000000000000000";
 	r.uptime_ns = kata__now_ns() - a->born_ns;
 	r.last_session = a->sessions - 1;
+	kata__mock_call_answer(call, &r.base);
+	return true;
+}
+
+/* The random state of this guest is the entropy it was given last: equal ones give equal samples, others do not. */
+static size_t draw_sample(struct kata__mock_agent *a, const Grpc__ResetIdentityRequest *q, uint8_t *sample)
+{
+	size_t used = q->entropy.len < sizeof(a->entropy) ? q->entropy.len : sizeof(a->entropy);
+
+	if (used) {
+		memset(a->entropy, 0, sizeof(a->entropy));
+		memcpy(a->entropy, q->entropy.data, used);
+	}
+	for (size_t i = 0; i < q->sample_length; i++)
+		sample[i] = (uint8_t)(a->entropy[i % sizeof(a->entropy)] + i);
+	return q->sample_length;
+}
+
+static bool reset_identity(struct kata__mock_agent *a, struct kata__mock_call *call, const void *request)
+{
+	const Grpc__ResetIdentityRequest *q = request;
+	Grpc__ResetIdentityResponse r = GRPC__RESET_IDENTITY_RESPONSE__INIT;
+	uint8_t sample[SAMPLE_MAX];
+
+	if (q->entropy.len && q->entropy.len < ENTROPY_MIN)
+		return refuse(call, INVALID_ARGUMENT, "entropy: %zu bytes, at least %u are needed", q->entropy.len,
+			      ENTROPY_MIN);
+	if (q->sample_length > SAMPLE_MAX)
+		return refuse(call, INVALID_ARGUMENT, "sample_length: %u, at most %u", q->sample_length, SAMPLE_MAX);
+	if (*q->machine_id && strlen(q->machine_id) != 32)
+		return refuse(call, INVALID_ARGUMENT, "machine_id: '%.64s' is not 32 digits", q->machine_id);
+	r.done = (q->entropy.len ? KATA_RESET_ENTROPY : 0) | (q->seconds ? KATA_RESET_CLOCK : 0) |
+		 (*q->hostname ? KATA_RESET_HOSTNAME : 0) | (*q->machine_id ? KATA_RESET_MACHINE_ID : 0) |
+		 (q->n_macs ? KATA_RESET_MACS : 0);
+	r.seconds = q->seconds;
+	r.microseconds = q->microseconds;
+	r.sample = (ProtobufCBinaryData){.len = draw_sample(a, q, sample), .data = sample};
 	kata__mock_call_answer(call, &r.base);
 	return true;
 }
@@ -527,6 +568,7 @@ static const method_fn methods[KATA__METHOD_COUNT] = {
 	[KATA__GUEST_AWAIT_DEVICE] = await_device,
 	[KATA__GUEST_OFFLINE_DEVICE] = offline_device,
 	[KATA__GUEST_IDENTIFY] = identify,
+	[KATA__GUEST_RESET_IDENTITY] = reset_identity,
 	[KATA__AGENT_CREATE_SANDBOX] = create_sandbox,
 	[KATA__AGENT_DESTROY_SANDBOX] = destroy_sandbox,
 	[KATA__AGENT_GET_OOM_EVENT] = get_oom_event,

@@ -10,7 +10,7 @@
 	"\"root\":{\"path\":\"/r\"},\"linux\":{}}"
 #define PROCESS "{\"args\":[\"true\"],\"cwd\":\"/\",\"user\":{\"uid\":0,\"gid\":0}}"
 
-static const char data[] = "input";
+static const char data[32] = "input";
 static const kata_agent_interface nic = {.name = "eth0", .mac = "02:00:00:00:00:01", .mtu = 1500};
 
 /* A request that every method accepts as its own. */
@@ -32,7 +32,7 @@ static kata_agent_request request_of(kata_agent_method method)
 		.data = data,
 		.data_length = sizeof(data),
 		.signal = 15,
-		.max_length = 100,
+		.max_length = 64,
 	};
 }
 
@@ -43,6 +43,7 @@ static size_t answer_of(kata_agent_method method, uint8_t *to)
 	Grpc__StatsContainerResponse stats = GRPC__STATS_CONTAINER_RESPONSE__INIT;
 	Grpc__AwaitDeviceResponse device = GRPC__AWAIT_DEVICE_RESPONSE__INIT;
 	Grpc__HealthCheckResponse check = GRPC__HEALTH_CHECK_RESPONSE__INIT;
+	Grpc__ResetIdentityResponse reset = GRPC__RESET_IDENTITY_RESPONSE__INIT;
 
 	check.status = GRPC__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING;
 	device.name = (char *)"vda";
@@ -54,6 +55,9 @@ static size_t answer_of(kata_agent_method method, uint8_t *to)
 		return protobuf_c_message_pack(&device.base, to);
 	case KATA_AGENT_STATS_CONTAINER:
 		return protobuf_c_message_pack(&stats.base, to);
+	case KATA_AGENT_RESET_IDENTITY:
+		reset.done = KATA_RESET_ENTROPY;
+		return protobuf_c_message_pack(&reset.base, to);
 	default:
 		return 0;
 	}
@@ -523,6 +527,105 @@ Test(call, a_guest_without_the_guest_service_is_not_asked_for_it)
 	fixture_assert_fails(link_end(op, &err), KATA_E_UNSUPPORTED, err);
 	kata_error_free(err);
 	cr_assert_not(wire_try_read(&l.wire, &r));
+	link_close(&l);
+}
+
+/* ---- ResetIdentity where the guest has no service for it */
+
+static kata_op *begin_composed(struct link *l, const kata_agent_request *request)
+{
+	link_open_with(l, KATA_CONTEXT_EXTERNAL_LOOP, 1, false);
+	return link_begin(l, request);
+}
+
+static const char seed[32] = "the seed";
+#define RESET(...) REQUEST(.method = KATA_AGENT_RESET_IDENTITY, __VA_ARGS__)
+
+Test(call, an_identity_reset_of_a_plain_agent_reseeds_and_sets_the_time)
+{
+	struct link l;
+	kata_op *op = begin_composed(&l, RESET(.data = seed, .data_length = sizeof(seed), .seconds = 1700000000,
+					       .microseconds = 999999, .hostname = "clone", .max_length = 8));
+	const Grpc__ReseedRandomDevRequest *reseed;
+	const Grpc__SetGuestDateTimeRequest *time;
+	const kata_agent_reply *reply;
+	kata_error *err = NULL;
+	struct received r;
+
+	wire_read(&l.wire, &r);
+	cr_assert_str_eq(r.method, "ReseedRandomDev");
+	reseed = r.message;
+	cr_assert_eq(reseed->data.len, sizeof(seed));
+	cr_assert_eq(memcmp(reseed->data.data, seed, sizeof(seed)), 0);
+	kata__proto_free(r.message);
+	cr_assert_not(wire_try_read(&l.wire, &r));
+	wire_answer(&l.wire, 1, NULL);
+	settle(l.f.context);
+	wire_read(&l.wire, &r);
+	cr_assert_str_eq(r.method, "SetGuestDateTime");
+	time = r.message;
+	cr_assert(time->sec == 1700000000 || time->sec == 1700000001, "with what has passed since: %lld",
+		  (long long)time->sec);
+	cr_assert_leq(time->usec, 999999);
+	kata__proto_free(r.message);
+	wire_answer(&l.wire, r.id, NULL);
+	fixture_assert_ok(kata_op_wait(op, &err), err);
+	reply = kata_agent_op_get_reply(op);
+	cr_assert_eq(reply->reset, KATA_RESET_ENTROPY | KATA_RESET_CLOCK, "not the hostname");
+	cr_assert_eq(reply->data_length, 0u);
+	kata_op_unref(op);
+	link_close(&l);
+}
+
+Test(call, an_identity_reset_of_a_plain_agent_does_only_what_is_asked_for)
+{
+	kata_error *err = NULL;
+	struct received r;
+	struct link l;
+	kata_op *op = begin_composed(&l, RESET(.seconds = 5));
+
+	wire_read(&l.wire, &r);
+	cr_assert_str_eq(r.method, "SetGuestDateTime");
+	kata__proto_free(r.message);
+	wire_answer(&l.wire, r.id, NULL);
+	fixture_assert_ok(kata_op_wait(op, &err), err);
+	cr_assert_eq(kata_agent_op_get_reply(op)->reset, KATA_RESET_CLOCK);
+	kata_op_unref(op);
+	op = link_begin(&l, RESET(.hostname = "clone"));
+	fixture_assert_ok(kata_op_wait(op, &err), err);
+	cr_assert_eq(kata_agent_op_get_reply(op)->reset, 0u);
+	cr_assert_not(wire_try_read(&l.wire, &r), "there is nothing to be sent");
+	kata_op_unref(op);
+	link_close(&l);
+}
+
+Test(call, an_identity_reset_of_a_plain_agent_ends_at_the_first_part_that_fails)
+{
+	kata_error *err = NULL;
+	struct received r;
+	struct link l;
+	kata_op *op = begin_composed(&l, RESET(.data = seed, .data_length = sizeof(seed), .seconds = 5));
+
+	wire_refuse(&l.wire, wire_read_id(&l.wire), KATA__GRPC_INTERNAL, "no device");
+	fixture_assert_fails(link_end(op, &err), KATA_E_GUEST, err);
+	cr_assert(strstr(error_text(err), "ReseedRandomDev"), "%s", error_text(err));
+	error_clear(&err);
+	cr_assert_not(wire_try_read(&l.wire, &r));
+	link_close(&l);
+}
+
+Test(call, an_identity_reset_of_a_plain_agent_can_be_cancelled_between_its_parts)
+{
+	kata_error *err = NULL;
+	struct link l;
+	kata_op *op = begin_composed(&l, RESET(.data = seed, .data_length = sizeof(seed), .seconds = 5));
+
+	wire_answer(&l.wire, wire_read_id(&l.wire), NULL);
+	settle(l.f.context);
+	wire_read_id(&l.wire);
+	kata_op_cancel(op);
+	fixture_assert_fails(link_end(op, &err), KATA_E_CANCELLED, err);
+	kata_error_free(err);
 	link_close(&l);
 }
 

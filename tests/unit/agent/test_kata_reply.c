@@ -25,7 +25,7 @@ static void take(void *user, const kata_agent_reply *reply)
 static int decode_bytes(kata_agent_method method, size_t most, const void *bytes, size_t length, struct taken *ret,
 			kata_error **err)
 {
-	struct kata__kata_expected expected = {.method = method, .most = most};
+	struct kata__kata_expected expected = {.method = method, .most = most, .reset = KATA_RESET_ENTROPY};
 	struct kata__ttrpc_response response = {.payload = {.data = length ? bytes : NULL, .length = length}};
 	int rc;
 
@@ -343,4 +343,39 @@ Test(kata_reply, unknown_fields_are_passed_over_for_every_method_without_one)
 	kata_error *err = NULL;
 
 	fixture_assert_ok(decode_bytes(KATA_AGENT_START_CONTAINER, 0, "\xfa\x7f\x03xyz", 6, &t, &err), err);
+}
+
+Test(kata_reply, reset_identity_says_what_was_done_and_shows_a_sample)
+{
+	Grpc__ResetIdentityResponse m = GRPC__RESET_IDENTITY_RESPONSE__INIT;
+	struct taken t;
+	kata_error *err = NULL;
+
+	m.done = KATA_RESET_ENTROPY;
+	m.seconds = 1700000000;
+	m.microseconds = 7;
+	m.sample = (ProtobufCBinaryData){.len = 4, .data = (uint8_t *)"abcd"};
+	fixture_assert_ok(decode(KATA_AGENT_RESET_IDENTITY, 4, &m.base, &t, &err), err);
+	cr_assert_eq(t.reply.reset, KATA_RESET_ENTROPY);
+	cr_assert_eq(t.reply.seconds, 1700000000);
+	cr_assert_eq(t.reply.microseconds, 7);
+	cr_assert_eq(t.reply.data_length, 4u);
+	cr_assert_eq(memcmp(t.data, "abcd", 4), 0);
+	fixture_assert_fails(decode(KATA_AGENT_RESET_IDENTITY, 3, &m.base, &t, &err), KATA_E_PROTOCOL, err);
+	kata_error_free(err);
+}
+
+Test(kata_reply, reset_identity_must_have_done_what_was_asked_for_and_no_more)
+{
+	static const uint32_t lies[] = {0, KATA_RESET_HOSTNAME, KATA_RESET_ENTROPY | KATA_RESET_UUID, UINT32_MAX};
+	Grpc__ResetIdentityResponse m = GRPC__RESET_IDENTITY_RESPONSE__INIT;
+	struct taken t;
+
+	for (size_t i = 0; i < kata__array_size(lies); i++) {
+		kata_error *err = NULL;
+
+		m.done = lies[i];
+		fixture_assert_fails(decode(KATA_AGENT_RESET_IDENTITY, 0, &m.base, &t, &err), KATA_E_PROTOCOL, err);
+		kata_error_free(err);
+	}
 }

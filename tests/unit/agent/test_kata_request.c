@@ -355,3 +355,39 @@ Test(kata_request, online_cpu_mem_says_how_many_cpus_and_waits)
 	cr_assert(m->wait);
 	kata__proto_free(m);
 }
+
+Test(kata_request, reset_identity_carries_each_part_that_is_given)
+{
+	const kata_agent_mac macs[] = {{.pci_path = "08/00", .mac = "02:00:00:00:00:01"},
+				       {.pci_path = "09/00", .mac = "02:00:00:00:00:02"}};
+	static const char entropy[40] = "forty bytes";
+	Grpc__ResetIdentityRequest *m =
+		over_the_wire(REQUEST(.method = KATA_AGENT_RESET_IDENTITY, .data = entropy,
+				      .data_length = sizeof(entropy), .seconds = 1700000000, .microseconds = 5,
+				      .hostname = "clone-1", .machine_id = "0123456789abcdef0123456789abcdef",
+				      .macs = macs, .mac_count = 2, .max_length = 16),
+			      0, KATA__GUEST_RESET_IDENTITY);
+
+	cr_assert_eq(m->entropy.len, sizeof(entropy));
+	cr_assert_eq(memcmp(m->entropy.data, entropy, sizeof(entropy)), 0);
+	cr_assert_eq(m->seconds, 1700000000);
+	cr_assert_eq(m->microseconds, 5);
+	cr_assert_str_eq(m->hostname, "clone-1");
+	cr_assert_str_eq(m->machine_id, "0123456789abcdef0123456789abcdef");
+	cr_assert_eq(m->n_macs, 2u);
+	cr_assert_str_eq(m->macs[1]->address, "09/00");
+	cr_assert_str_eq(m->macs[1]->mac, "02:00:00:00:00:02");
+	cr_assert_eq(m->sample_length, 16u);
+	kata__proto_free(m);
+}
+
+Test(kata_request, reset_identity_may_ask_for_nothing)
+{
+	Grpc__ResetIdentityRequest *m =
+		over_the_wire(REQUEST(.method = KATA_AGENT_RESET_IDENTITY), 0, KATA__GUEST_RESET_IDENTITY);
+
+	cr_assert_eq(m->entropy.len, 0u);
+	cr_assert_eq(m->n_macs, 0u);
+	cr_assert_str_eq(m->hostname, "");
+	kata__proto_free(m);
+}

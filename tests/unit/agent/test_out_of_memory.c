@@ -193,6 +193,15 @@ Test(out_of_memory, a_version_with_text, .timeout = 60)
 	call_with(REQUEST(.method = KATA_AGENT_VERSION), "\0\0\0\7\0\0\0\1\2\0\x12\5\x12\0031.0", 17, 7);
 }
 
+Test(out_of_memory, an_identity_reset_with_a_mac, .timeout = 60)
+{
+	const kata_agent_mac mac = {.pci_path = "08/00", .mac = "02:00:00:00:00:01"};
+
+	call_with(REQUEST(.method = KATA_AGENT_RESET_IDENTITY, .hostname = "h", .macs = &mac, .mac_count = 1,
+			  .max_length = 4),
+		  "\0\0\0\x0a\0\0\0\1\2\0\x12\x08\x08\x14\x22\4abcd", 20, 9);
+}
+
 Test(out_of_memory, a_create_container_with_a_spec, .timeout = 60)
 {
 	static const char spec[] = "{\"ociVersion\":\"1.0.2\",\"process\":{\"args\":[\"a\",\"b\"],\"cwd\":\"/\","

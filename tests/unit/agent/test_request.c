@@ -231,3 +231,69 @@ Test(request, a_copy_holds_interface_routes_and_dns)
 	for (int i = 0; i < 3; i++)
 		free(memory[i]);
 }
+
+static void identity_refused(kata_agent_request request, const char *member)
+{
+	request.method = KATA_AGENT_RESET_IDENTITY;
+	refused(&request, member);
+}
+
+Test(request, wants_an_identity_that_the_guest_can_take)
+{
+	static const char bytes[4097];
+	const kata_agent_mac no_path = {.mac = "02:00:00:00:00:01"}, no_mac = {.pci_path = "08/00"},
+			     short_mac = {.pci_path = "08/00", .mac = "02:00"},
+			     good = {.pci_path = "08/00", .mac = "02:00:00:00:00:01"};
+
+	identity_refused(*REQUEST(.data = bytes, .data_length = 31), "request.data");
+	identity_refused(*REQUEST(.data = bytes, .data_length = 4097), "request.data");
+	identity_refused(*REQUEST(.data_length = 32), "request.data");
+	identity_refused(*REQUEST(.seconds = -1), "request.microseconds");
+	identity_refused(*REQUEST(.seconds = 1, .microseconds = 1000000), "request.microseconds");
+	identity_refused(*REQUEST(.hostname = "a\nb"), "request.hostname");
+	identity_refused(*REQUEST(.machine_id = ""), "request.machine_id");
+	identity_refused(*REQUEST(.machine_id = "0123456789ABCDEF0123456789ABCDEF"), "request.machine_id");
+	identity_refused(*REQUEST(.max_length = 65), "request.max_length");
+	identity_refused(*REQUEST(.mac_count = 1), "request.macs");
+	identity_refused(*REQUEST(.macs = &good, .mac_count = 65), "request.macs");
+	identity_refused(*REQUEST(.macs = &no_path, .mac_count = 1), "request.macs[0].pci_path");
+	identity_refused(*REQUEST(.macs = &no_mac, .mac_count = 1), "request.macs[0].mac");
+	identity_refused(*REQUEST(.macs = &short_mac, .mac_count = 1), "request.macs[0].mac");
+	accepted(REQUEST(.method = KATA_AGENT_RESET_IDENTITY, .macs = &good, .mac_count = 1, .data = bytes,
+			 .data_length = 4096, .max_length = 64, .seconds = 1));
+	accepted(REQUEST(.method = KATA_AGENT_RESET_IDENTITY));
+}
+
+Test(request, a_copy_of_an_identity_outlives_the_original)
+{
+	kata_agent_mac macs[] = {{.pci_path = strdup("08/00"), .mac = strdup("02:00:00:00:00:01")}};
+	char data[32] = "thirty-two", *hostname = strdup("clone"), *id = strdup("0123456789abcdef0123456789abcdef");
+	kata_agent_request from = {.size = sizeof(from),
+				   .method = KATA_AGENT_RESET_IDENTITY,
+				   .data = data,
+				   .data_length = sizeof(data),
+				   .hostname = hostname,
+				   .machine_id = id,
+				   .macs = macs,
+				   .mac_count = 1,
+				   .seconds = 5,
+				   .max_length = 8};
+	kata_agent_request to;
+	void *memory = malloc(kata__agent_request_copy(&from, NULL, NULL));
+
+	kata__agent_request_copy(&from, memory, &to);
+	free((char *)(uintptr_t)macs[0].pci_path);
+	free((char *)(uintptr_t)macs[0].mac);
+	free(hostname);
+	free(id);
+	memset(data, 0, sizeof(data));
+	memset(macs, 0, sizeof(macs));
+	cr_assert_str_eq(to.hostname, "clone");
+	cr_assert_str_eq(to.machine_id, "0123456789abcdef0123456789abcdef");
+	cr_assert_str_eq(to.macs[0].pci_path, "08/00");
+	cr_assert_str_eq(to.macs[0].mac, "02:00:00:00:00:01");
+	cr_assert_eq(memcmp(to.data, "thirty-two", 10), 0);
+	cr_assert_eq(to.seconds, 5);
+	cr_assert_eq(to.max_length, 8u);
+	free(memory);
+}
