@@ -47,10 +47,10 @@ enum kata__qmp_kind {
 
 struct kata__qmp_message {
 	enum kata__qmp_kind kind;
-	json_t *root;       /* owned; everything below is borrowed from it */
+	json_t *root;       /* owned; everything below is borrowed from it. NULL where there is no tree */
 	uint64_t id;        /* RETURN, ERROR: of the command; 0: the message has none */
-	const json_t *data; /* RETURN: the value; EVENT: "data" or NULL; GREETING: the object "QMP"; ERROR: the object
-			       "error" */
+	const json_t *data; /* RETURN: the value, or NULL when that is {}; EVENT: "data" or NULL; GREETING: the object
+			       "QMP"; ERROR: the object "error" */
 	const char *name;   /* EVENT: "DEVICE_DELETED"; ERROR: the class, "GenericError"; else NULL */
 	const char *text;   /* ERROR: the description, foreign text; else NULL */
 	uint64_t timestamp_us; /* EVENT: wall clock of the VMM, or 0 */

@@ -134,11 +134,24 @@ int kata__vm_record_refresh(kata_vm *vm, kata_error **err)
 	return rc;
 }
 
+/* The driver's part is there and stays as it is; the rest is written anew when it is next asked for. */
+static bool note_change(kata_vm *vm)
+{
+	bool enough;
+
+	kata__vm_lock(vm);
+	enough = vm->driver->dump_is_constant && vm->shared->driver_part;
+	if (enough)
+		vm->shared->generation++;
+	kata__vm_unlock(vm);
+	return enough;
+}
+
 void kata__vm_changed(kata_vm *vm)
 {
 	kata_error *cause = NULL;
 
-	if (kata__vm_record_refresh(vm, &cause) == 0)
+	if (note_change(vm) || kata__vm_record_refresh(vm, &cause) == 0)
 		return;
 	kata__log(vm->ctx, KATA_LOG_ERROR, "vm", "vm %s: its record cannot be written: %s", vm->id,
 		  kata_error_get_message(cause));

@@ -41,6 +41,8 @@ struct kata__vm_driver {
 	/* The driver's private part of the released record, and back (hostile input). */
 	int (*dump)(kata_vm *vm, json_t *driver, kata_error **err);
 	int (*restore)(kata_vm *vm, const json_t *driver, kata_error **err);
+	/* From the start or rebuild on dump always says the same: it is asked once, not after each operation. */
+	bool dump_is_constant;
 	/* [any thread] may: console tail as malloc'ed text, last words of the VMM likewise; NULL when there are none.
 	 */
 	char *(*get_console)(kata_vm *vm, size_t *ret_len);

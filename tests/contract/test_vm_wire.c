@@ -579,7 +579,7 @@ Test(vm_wire, a_flood_of_events_costs_no_memory_and_no_call)
 	fixture_set_script(standin, "on stop flood 100000\n");
 	started();
 	for (int i = 0; i < 3; i++) {
-		kata_op_options patient = {sizeof(patient), 20000};
+		kata_op_options patient = {sizeof(patient), 60000};
 
 		fixture_assert_ok(kata_vm_pause(vm, &patient, &err), err);
 		fixture_assert_ok(kata_vm_resume(vm, &patient, &err), err);

@@ -69,6 +69,7 @@ const struct kata__vm_driver kata__qemu_driver = {
 	.connect_agent = connect_agent,
 	.dump = dump,
 	.restore = restore,
+	.dump_is_constant = true,
 	.get_console = kata__qemu_console,
 	.get_vmm_output = kata__qemu_last_words,
 };

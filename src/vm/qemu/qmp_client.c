@@ -21,7 +21,8 @@
 #include "proto/qmp.h"
 
 #define READ_CHUNK 4096u
-#define READ_ROUNDS 16 /* per wake-up: other VMs want the loop too */
+#define FIRST_CHUNK 1024u /* most replies are shorter, and memory of that size costs little to get and to give back */
+#define READ_ROUNDS 16    /* per wake-up: other VMs want the loop too */
 
 struct pending {
 	struct pending *next;
@@ -376,20 +377,20 @@ static int hung_up(struct kata__qmp *q, int e, kata_error **err)
 }
 
 /* One read. 1: there may be more, 0: no more now, < 0: the connection is over. */
-static int read_some(struct kata__qmp *q, kata_error **err)
+static int read_some(struct kata__qmp *q, size_t chunk, kata_error **err)
 {
-	uint8_t *at = kata__buffer_reserve(&q->in, READ_CHUNK);
+	uint8_t *at = kata__buffer_reserve(&q->in, chunk);
 	ssize_t n;
 
 	if (!at)
 		return kata__fail_no_memory(err);
-	n = read(q->fd, at, READ_CHUNK);
+	n = read(q->fd, at, chunk);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
 	if (n <= 0)
 		return hung_up(q, n < 0 ? errno : 0, err);
 	kata__buffer_added(&q->in, (size_t)n);
-	return n == READ_CHUNK;
+	return (size_t)n == chunk;
 }
 
 static int receive(struct kata__qmp *q, kata_error **err)
@@ -399,7 +400,7 @@ static int receive(struct kata__qmp *q, kata_error **err)
 	for (int i = 0; more && i < READ_ROUNDS; i++) {
 		int rc;
 
-		more = read_some(q, err);
+		more = read_some(q, i ? READ_CHUNK : FIRST_CHUNK, err);
 		if (more < 0)
 			return more;
 		rc = take_lines(q, err);

@@ -30,8 +30,8 @@ struct kata__qmp_handler {
 	void (*on_broken)(void *user, const kata_error *err);
 };
 
-/* Success: take_err is NULL and value is borrowed. Failure: take_err is the callee's. QEMU's own errors have the status
- * VMM. */
+/* Success: take_err is NULL and value is borrowed; NULL stands for {}. Failure: take_err is the callee's. QEMU's own
+ * errors have the status VMM. */
 typedef void (*kata__qmp_reply_fn)(void *user, const json_t *value, kata_error *take_err);
 
 /* Takes the connected socket (also on failure). ready is called once as the reply to qmp_capabilities: the connection

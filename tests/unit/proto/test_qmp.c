@@ -174,6 +174,73 @@ Test(qmp, an_event_without_data_and_clock_is_fine)
 	kata__qmp_message_deinit(&m);
 }
 
+/* Known by its bytes, without a tree; the same text with a blank more is parsed as JSON. */
+static void expect_short(const char *text, bool is_short)
+{
+	struct kata__qmp_message m = parse(text), other;
+	char longer[256];
+
+	snprintf(longer, sizeof(longer), "%s ", text);
+	other = parse(longer);
+	cr_expect_eq(m.root == NULL, is_short, "%s", text);
+	cr_assert_not_null(other.root);
+	cr_expect_eq(m.kind, other.kind);
+	cr_expect_eq(m.id, other.id);
+	cr_expect_eq(m.timestamp_us, other.timestamp_us, "%s", text);
+	cr_expect_eq(m.name == NULL, other.name == NULL);
+	if (m.name && other.name)
+		cr_expect_str_eq(m.name, other.name);
+	if (is_short)
+		cr_expect_null(m.data);
+	kata__qmp_message_deinit(&m);
+	kata__qmp_message_deinit(&other);
+}
+
+#define EVENT(seconds, us, name)                                                                                       \
+	"{\"timestamp\": {\"seconds\": " seconds ", \"microseconds\": " us "}, \"event\": \"" name "\"}"
+
+Test(qmp, what_most_commands_cause_needs_no_tree)
+{
+	expect_short("{\"return\": {}, \"id\": 1}", true);
+	expect_short("{\"return\": {}, \"id\": 999999999999999999}", true);
+	expect_short(EVENT("1700000000", "7", "STOP"), true);
+	expect_short(EVENT("1700000000", "1000000", "RESUME"), true);
+	expect_short(EVENT("999999999999999999", "1", "RESUME"), true);
+}
+
+Test(qmp, what_looks_like_it_but_is_not_is_parsed_as_json)
+{
+	expect_short("{\"return\": {}}", false);
+	expect_short("{\"return\":{}, \"id\": 1}", false);
+	expect_short("{\"return\": {}, \"id\": 1000000000000000000}", false);
+	expect_short("{\"return\": {}, \"id\": 1, \"x\": 2}", false);
+	expect_short(EVENT("1700000000", "0", "STOP"), false);
+	expect_short(EVENT("-1", "-1", "STOP"), false);
+	expect_short(EVENT("1", "1", "STOPPED"), false);
+	expect_short(EVENT("1", "1", "WAKEUP"), false);
+	expect_short(EVENT("1", "1", "stop"), false);
+	expect_short(EVENT("1", "1", ""), false);
+	expect_refused("{\"return\": {}, \"id\": 0}", "id that is not");
+	expect_refused("{\"return\": {}, \"id\": 01}", "not JSON");
+	expect_refused("{\"return\": {}, \"id\": 1}}", "not JSON");
+	expect_refused("{\"return\": {}, \"id\": 1} {}", "not JSON");
+	expect_refused(EVENT("1", "1", "STOP") "x", "not JSON");
+	expect_refused(EVENT("1", "01", "STOP"), "not JSON");
+}
+
+Test(qmp, a_short_message_cut_at_every_byte_is_refused)
+{
+	static const char *const texts[] = {"{\"return\": {}, \"id\": 42}", EVENT("1700000000", "7", "STOP")};
+
+	for (size_t i = 0; i < 2; i++)
+		for (size_t n = 0; n < strlen(texts[i]); n++) {
+			struct kata__slice line = {.data = (const uint8_t *)texts[i], .length = n};
+			struct kata__qmp_message m;
+
+			cr_assert_eq(kata__qmp_parse(&line, &m, NULL), KATA_E_PROTOCOL, "%zu bytes", n);
+		}
+}
+
 Test(qmp, what_is_not_one_json_object_is_refused)
 {
 	expect_refused("", "not JSON");

@@ -225,6 +225,8 @@ FAKE_TABLE(fake_destroy, "destroy", fake_destroy_steps, 5000);
 
 static const struct kata__vm_driver fake_driver = {FAKE_MEMBERS};
 static const KATA__UNUSED struct kata__vm_driver fake_driver_no_files = {FAKE_MEMBERS, .no_files = true};
+/* It lies: its part does change, so that a test can tell when it was asked. */
+static const KATA__UNUSED struct kata__vm_driver fake_driver_constant_dump = {FAKE_MEMBERS, .dump_is_constant = true};
 
 /* ---- what tests do with it ---- */
 

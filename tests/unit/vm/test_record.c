@@ -76,6 +76,39 @@ Test(record, a_rebuilt_vm_is_as_it_was)
 	cr_assert(access(vm->dir, F_OK) < 0);
 }
 
+/* What the driver said of itself and what the core says of the machine, in the record as it is now. */
+static void assert_recorded(kata_vm *of, json_int_t plugs, const char *state)
+{
+	char *text = NULL;
+	json_t *root;
+
+	fixture_assert_ok(kata_vm_dump(of, &text, &err), err);
+	root = json_loads(text, 0, NULL);
+	cr_assert_eq(json_integer_value(json_object_get(json_object_get(root, "vmm"), "plugs")), plugs);
+	cr_assert_str_eq(json_string_value(json_object_get(root, "state")), state);
+	json_decref(root);
+	free(text);
+}
+
+Test(record, a_driver_whose_part_is_constant_is_asked_for_it_once_and_the_rest_is_as_it_is_now)
+{
+	kata_vm_config config = KATA_VM_CONFIG_INIT;
+	kata_vm *other = NULL;
+
+	config.id = "other";
+	config.kernel = "/boot/kernel";
+	config.initrd = "/boot/initrd";
+	fixture_assert_ok(kata__vm_new(f.context, &fake_driver_constant_dump, &config, NULL, NULL, &other, &err), err);
+	fixture_assert_ok(kata_vm_start(other, NULL, &err), err);
+	assert_recorded(other, 0, "running");
+	fixture_assert_ok(kata_vm_pause(other, NULL, &err), err);
+	cr_assert_eq(fake_of(other)->plugs, 1u);
+	assert_recorded(other, 0, "paused");
+	fixture_assert_ok(kata_vm_resume(other, NULL, &err), err);
+	assert_recorded(other, 0, "running");
+	kata_vm_unref(other);
+}
+
 static void make_diverged(json_t *root, const char *list)
 {
 	json_t *device = json_object_get(json_array_get(json_object_get(root, list), 0), "device");
