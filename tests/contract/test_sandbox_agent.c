@@ -186,10 +186,11 @@ Test(sandbox_agent, a_reader_who_stops_costs_a_bounded_number_of_reads)
 	kit_open(&k, "c1", NULL, NULL, &out, NULL);
 	free(kit_read(out, 100000, NULL));
 	kit_add(&k, "c2", "\"x\""); /* a call that has come back: the loop has had its turns */
-	usleep(50000);
-	before = spy.count;
-	usleep(100000);
-	cr_assert_leq(spy.count, before + 1, "reads go on though nobody reads");
+	do {                        /* what the socket and the pump take is soon full */
+		before = spy.count;
+		usleep(100000);
+	} while (spy.count != before && spy.count < CALLS_MAX);
+	cr_assert_lt(spy.count, CALLS_MAX, "reads go on though nobody reads");
 	close(out);
 	kit_deinit(&k);
 }

@@ -325,7 +325,7 @@ Test(call, a_peer_that_never_reads_costs_each_call_its_own_deadline)
 		fixture_assert_fails(link_end(ops[i], &err), KATA_E_TIMEOUT, err);
 		error_clear(&err);
 	}
-	cr_assert_lt((kata__now_ns() - start) / 1000000, 5000u);
+	cr_assert_lt((kata__now_ns() - start) / 1000000, 20000u);
 	link_close(&l);
 }
 

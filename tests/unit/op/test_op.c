@@ -228,7 +228,7 @@ Test(op, ends_by_its_deadline_and_calls_the_steps_cancel)
 	struct trace t = {0};
 	kata_error *err = NULL;
 
-	cr_expect_eq(run_table(&waiting, &t, 20, &err), KATA_E_TIMEOUT);
+	cr_expect_eq(run_table(&waiting, &t, 200, &err), KATA_E_TIMEOUT);
 	cr_expect_str_eq(t.text, "awA");
 	cr_expect_eq(t.cancels, 1);
 	cr_expect_str_eq(kata_error_get_step(err), "waiting/wait");
@@ -239,7 +239,7 @@ Test(op, undoes_an_uncertain_step_that_did_not_finish)
 {
 	struct trace t = {0};
 
-	cr_expect_eq(run_table(&unsure, &t, 20, NULL), KATA_E_TIMEOUT);
+	cr_expect_eq(run_table(&unsure, &t, 200, NULL), KATA_E_TIMEOUT);
 	cr_expect_str_eq(t.text, "awWA");
 }
 
@@ -277,7 +277,7 @@ Test(op, cancel_undoes_and_ends_with_cancelled)
 Test(op, a_cancel_past_the_point_of_no_return_is_ignored_but_the_deadline_holds)
 {
 	struct trace t = {0};
-	kata_op_options o = {sizeof(o), 60};
+	kata_op_options o = {sizeof(o), 500};
 	struct pollfd p;
 	kata_op *op;
 
@@ -355,7 +355,7 @@ Test(op, a_hanging_fail_point_is_ended_by_the_deadline)
 	struct trace t = {0};
 
 	kata_context_set_fail_point(ctx, "three/b:after", KATA_FAIL_HANG, 0, 0, 1, NULL);
-	cr_expect_eq(run_table(&three, &t, 30, NULL), KATA_E_TIMEOUT);
+	cr_expect_eq(run_table(&three, &t, 200, NULL), KATA_E_TIMEOUT);
 	cr_expect_str_eq(t.text, "abBA");
 }
 
@@ -422,7 +422,7 @@ Test(op, a_deadline_of_the_parent_cancels_the_child_and_waits_for_its_undo)
 	struct trace child = {0}, t = {.waiting = (kata_op *)(void *)&child};
 	kata_error *err = NULL;
 
-	cr_expect_eq(run_table(&parent, &t, 30, &err), KATA_E_TIMEOUT);
+	cr_expect_eq(run_table(&parent, &t, 200, &err), KATA_E_TIMEOUT);
 	cr_expect_str_eq(child.text, "awA");
 	cr_expect_eq(child.finish_status, KATA_E_CANCELLED);
 	cr_expect_str_eq(t.text, "acA");
@@ -629,7 +629,7 @@ Test(op_external, a_blocking_call_drives_the_loop_itself)
 	setup_flags(KATA_CONTEXT_EXTERNAL_LOOP);
 	cr_expect_eq(run_table(&three, &t, 0, NULL), 0);
 	cr_expect_str_eq(t.text, "abc");
-	cr_expect_eq(run_table(&waiting, &(struct trace){0}, 20, NULL), KATA_E_TIMEOUT);
+	cr_expect_eq(run_table(&waiting, &(struct trace){0}, 200, NULL), KATA_E_TIMEOUT);
 	teardown();
 }
 
