@@ -354,8 +354,8 @@ static int store_once(kata_context *ctx, kata_vm_builder *builder, sqlite3 *db, 
 	return rc ? bench_fail("mock sandbox", err) : 0;
 }
 
-/* Sandboxes (a mock VM, its agent, a commit) made and destroyed in a second of one core, all on this one thread: its CPU
- * time, so that what else the machine does is not in it. */
+/* Sandboxes (a mock VM, its agent, a commit) made and destroyed in a second of one core, all on this one thread: its
+ * CPU time, so that what else the machine does is not in it. */
 static int rate(struct bench *b, struct bench_value *ret)
 {
 	kata_context *ctx = bench_context(b, KATA_CONTEXT_EXTERNAL_LOOP);
