@@ -41,6 +41,7 @@ struct child {
 	size_t fd_count;
 	int null_fd;
 	sigset_t old_mask;
+	pid_t parent;
 	int failed_errno;
 	const char *failed_step;
 };
@@ -93,6 +94,23 @@ static KATA__NO_SANITIZE int drop_ids(const struct kata__spawn *s)
 	return (int)syscall(SYS_setresuid, s->uid, s->uid, s->uid);
 }
 
+/* Comes after the change of ids, which would take it back. A parent that died before it sends no signal any more; one
+ * outside of our pid namespace is seen as 0. */
+static KATA__NO_SANITIZE int follow_parent(const struct child *c)
+{
+	long parent;
+
+	if (!c->spawn->dies_with_thread)
+		return 0;
+	if (syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+		return -1;
+	parent = syscall(SYS_getppid);
+	if (parent == c->parent || parent == 0)
+		return 0;
+	errno = ESRCH;
+	return -1;
+}
+
 static KATA__NO_SANITIZE int child_fail(struct child *c, const char *step)
 {
 	c->failed_errno = errno;
@@ -118,6 +136,8 @@ static KATA__NO_SANITIZE int child_main(void *arg)
 		return child_fail(c, "pass file descriptors");
 	if (drop_ids(s) < 0)
 		return child_fail(c, "change ids");
+	if (follow_parent(c) < 0)
+		return child_fail(c, "follow its parent");
 	if (syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return child_fail(c, "set no_new_privs");
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &(sigset_t){0}, NULL, _NSIG / 8);
@@ -202,7 +222,7 @@ static int clone_child(struct child *c, pid_t *ret_pid, int *ret_pidfd, kata_err
 
 int kata__process_spawn(const struct kata__spawn *spawn, pid_t *ret_pid, int *ret_pidfd, kata_error **err)
 {
-	struct child c = {.spawn = spawn, .null_fd = -1};
+	struct child c = {.spawn = spawn, .null_fd = -1, .parent = getpid()};
 	int rc = lift_fds(&c, err);
 
 	if (!rc)

@@ -32,6 +32,9 @@ struct kata__spawn {
 	bool set_ids; /* setgroups(0), setresgid, setresuid before exec */
 	uid_t uid;
 	gid_t gid;
+	/* SIGKILL when the calling thread ends, so also when this process is killed: for a child that the thread waits
+	 * for. */
+	bool dies_with_thread;
 	const char *cwd; /* NULL: "/" */
 	int pid_fd;      /* > 0: the child writes its pid in decimal and a newline here before it execs */
 };

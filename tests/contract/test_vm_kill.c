@@ -7,7 +7,8 @@
 
 #include "support/vm_kill.h"
 
-static void kill_during(const char *operation)
+static void kill_with(const char *script, void (*kill_it)(const struct vm_kill *k, const char *operation),
+		      const char *operation)
 {
 	struct fixture f;
 	struct vm_kill k = {.f = &f};
@@ -15,12 +16,12 @@ static void kill_during(const char *operation)
 
 	k.tap = access("/dev/net/tun", R_OK | W_OK) == 0 && fixture_enter_netns();
 	fixture_init(&f, false, 0);
-	binary = fixture_make_standin(&f, NULL);
+	binary = fixture_make_standin(&f, script);
 	kernel = fixture_make_kernel(&f);
 	k.binary = binary;
 	k.kernel = kernel;
 	k.initrd = kernel;
-	vm_kill_everywhere(&k, operation);
+	kill_it(&k, operation);
 	free(binary);
 	free(kernel);
 	fixture_deinit(&f);
@@ -29,7 +30,7 @@ static void kill_during(const char *operation)
 #define KILLED_DURING(name, operation)                                                                                 \
 	Test(vm_kill, killed_during_##name, .timeout = 300)                                                            \
 	{                                                                                                              \
-		kill_during(operation);                                                                                \
+		kill_with(NULL, vm_kill_everywhere, operation);                                                        \
 	}
 KILLED_DURING(start, "start")
 KILLED_DURING(cold_plug_of_a_disk, "cold-plug-disk")
@@ -40,3 +41,8 @@ KILLED_DURING(resume, "resume")
 KILLED_DURING(release, "release")
 KILLED_DURING(rebuild, "rebuild")
 KILLED_DURING(destroy, "destroy")
+
+Test(vm_kill, killed_while_qemu_is_asked_what_it_can_do, .timeout = 60)
+{
+	kill_with("on start silence\n", vm_kill_in_the_probe, "probe");
+}

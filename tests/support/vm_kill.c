@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define VICTIM_MS 60000
 
@@ -113,6 +114,19 @@ static void kill_at(const struct vm_kill *k, const char *operation, const char *
 	free(output);
 	recover(k, point);
 	fixture_assert_census(k->f, before, point);
+}
+
+void vm_kill_in_the_probe(const struct vm_kill *k, const char *operation)
+{
+	char *disk = fixture_make_raw(k->f, "victim.raw", UINT64_C(1) << 20);
+	kata_context *context = fixture_new_context(k->f, 0);
+	char cache[64];
+
+	snprintf(cache, sizeof(cache), "%s/cache", k->f->state_dir); /* what stays, by intent, is there before */
+	cr_assert_eq(mkdir(cache, 0700), 0);
+	cr_assert_eq(kata_context_free(context, NULL), 0);
+	kill_at(k, operation, "-");
+	free(disk);
 }
 
 void vm_kill_everywhere(const struct vm_kill *k, const char *operation)

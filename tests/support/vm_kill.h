@@ -13,6 +13,8 @@ struct vm_kill {
 	bool tap; /* NICs are taps; fixture_enter_netns() was called */
 };
 
+/* "probe": kills it while the stand-in that it asks for its abilities runs (its script says how it keeps silent). */
+void vm_kill_in_the_probe(const struct vm_kill *k, const char *operation);
 /* `operation`: one of tests/support/programs/vm_victim.c. */
 void vm_kill_everywhere(const struct vm_kill *k, const char *operation);
 #endif

@@ -194,8 +194,15 @@ static int spawn(const char *binary, bool set_ids, uid_t uid, gid_t gid, int chi
 				    NULL};
 	const struct kata__fd_map fds[] = {{.parent_fd = t->log_fd, .child_fd = 2},
 					   {.parent_fd = child_fd, .child_fd = 3}};
-	const struct kata__spawn s = {
-		.path = binary, .argv = argv, .fds = fds, .fd_count = 2, .set_ids = set_ids, .uid = uid, .gid = gid};
+	/* This thread waits for it until it is reaped; who is killed meanwhile leaves no record of it to recover by. */
+	const struct kata__spawn s = {.path = binary,
+				      .argv = argv,
+				      .fds = fds,
+				      .fd_count = 2,
+				      .set_ids = set_ids,
+				      .uid = uid,
+				      .gid = gid,
+				      .dies_with_thread = true};
 	pid_t pid;
 
 	return kata__process_spawn(&s, &pid, &t->pidfd, err);

@@ -6,12 +6,17 @@
  *
  * Brings a VM to where OPERATION can begin, arms the fail-point POINT so that it kills this process there, and begins.
  * POINT "-" arms nothing: the steps of the operation are printed, a line "operation/step" each, and the VM is
- * destroyed. Exits 0 when all went well, 1 with the error on stderr.
+ * destroyed. Exits 0 when all went well, 1 with the error on stderr. OPERATION "probe" ends before there is a VM: the
+ * builder asks BINARY what it can do, and this process is killed when BINARY runs.
  */
 #include <kata/kata.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
+#include <unistd.h>
 
 struct victim {
 	kata_context *context;
@@ -157,6 +162,51 @@ static const struct operation {
 	{"destroy", with_devices, begin_destroy},
 };
 
+/* ---- the probe: no VM, no step, no fail-point */
+
+/* The stand-in reads the script beside it when it begins to run. */
+static int watch_script(const char *binary)
+{
+	char script[256];
+	int fd = inotify_init1(IN_CLOEXEC);
+
+	snprintf(script, sizeof(script), "%.*s/script", (int)(strrchr(binary, '/') - binary), binary);
+	if (fd < 0 || inotify_add_watch(fd, script, IN_CLOSE_NOWRITE) < 0) {
+		perror(script);
+		exit(1);
+	}
+	return fd;
+}
+
+static void *kill_when_it_runs(void *fd)
+{
+	struct inotify_event event;
+
+	if (read(*(int *)fd, &event, sizeof(event)) > 0)
+		kill(getpid(), SIGKILL);
+	return NULL;
+}
+
+static void probe(char **argv)
+{
+	kata_context_options context = KATA_CONTEXT_OPTIONS_INIT;
+	kata_qemu_options qemu = KATA_QEMU_OPTIONS_INIT;
+	kata_capabilities caps = {.size = sizeof(caps)};
+	kata_vm_builder *builder = NULL;
+	kata_context *ctx = NULL;
+	kata_error *err = NULL;
+	pthread_t killer;
+	int fd = watch_script(argv[2]);
+
+	context.state_dir = argv[1];
+	qemu.binary = argv[2];
+	qemu.accelerator = KATA_ACCELERATOR_TCG;
+	MUST(kata_context_new(&context, &ctx, &err));
+	MUST(kata_vm_builder_new_qemu(ctx, &qemu, &builder, &err));
+	must(pthread_create(&killer, NULL, kill_when_it_runs, &fd), NULL, "pthread_create");
+	MUST(kata_vm_builder_get_capabilities(builder, &caps, &err));
+}
+
 static void print_steps(const kata_op *op)
 {
 	kata_timeline_entry entry = {.size = sizeof(entry)};
@@ -205,6 +255,10 @@ int main(int argc, char **argv)
 
 	if (argc != 8 && argc != 9)
 		return 2;
+	if (strcmp(argv[6], "probe") == 0) {
+		probe(argv);
+		return 0;
+	}
 	for (size_t i = 0; i < sizeof(operations) / sizeof(operations[0]); i++) {
 		if (strcmp(operations[i].name, argv[6]) != 0)
 			continue;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -115,6 +116,32 @@ Test(process, the_child_has_an_empty_environment_no_new_privs_and_default_signal
 	cr_expect(strstr(out, "SigIgn:0000000000000000"), "%s", out);
 	cr_expect(strstr(out, "NoNewPrivs:1"), "%s", out);
 	cr_expect(strstr(out, "0\n"), "%s", out);
+}
+
+/* As another user where this one may: the change of ids must not make it forget. */
+static void *spawn_a_sleeper(void *user)
+{
+	const char *argv[] = {"sleep", "1000", NULL};
+	struct kata__spawn s = {.path = "/bin/sleep",
+				.argv = argv,
+				.set_ids = geteuid() == 0,
+				.uid = 65534,
+				.gid = 65534,
+				.dies_with_thread = true};
+	pid_t pid;
+
+	cr_assert_eq(kata__process_spawn(&s, &pid, user, NULL), 0);
+	return NULL;
+}
+
+Test(process, a_child_that_dies_with_its_thread_does)
+{
+	pthread_t thread;
+	int pidfd = -1;
+
+	cr_assert_eq(pthread_create(&thread, NULL, spawn_a_sleeper, &pidfd), 0);
+	cr_assert_eq(pthread_join(thread, NULL), 0);
+	cr_expect_eq(wait_status(pidfd), 128 + SIGKILL);
 }
 
 Test(process, a_program_that_is_not_there_is_an_error_and_leaves_no_child)
