@@ -11,7 +11,7 @@
  *
  * Before a machine is handed out it is looked at (it runs, its agent answers) and made itself: the guest's entropy is
  * seeded, its clock is set (what passes between the build and the start is missing from it). One that fails there is
- * ended and counted, and the next one is taken.
+ * ended and counted, and the next one is taken; after three of them an exact boot is.
  *
  * Threads: a cache has none; its machines are made by the context's loop. With an external loop it therefore works
  * while the caller dispatches. Functions may be called from any thread; those that wait, not from a callback of the
@@ -98,7 +98,7 @@ typedef struct kata_cache_status {
 	uint32_t handing_out; /* being looked at for a build */
 	uint32_t ending;      /* being ended; in KATA_CACHE_ALL only */
 	uint64_t made, taken; /* since the beginning: machines made, handed out, ... */
-	uint64_t missed;      /* builds that found none ready; of no size: in KATA_CACHE_ALL only */
+	uint64_t missed;      /* builds that got none; where none was well, or no size fits: in KATA_CACHE_ALL only */
 	uint64_t failed;      /* boots */
 	uint64_t unhealthy;   /* ended because they did not answer, or had died */
 	uint64_t aged;        /* ended because of their age */

@@ -12,14 +12,16 @@
  *   REBUILDING (kata_vm_builder_build_from_released) --> RUNNING or PAUSED; failed --> RELEASED
  *
  * A failed start leaves the VM CREATED and the host as before; it may be started again.
+ * Devices added in CREATED are put on the boot command line, later they are hot-plugged; both end as PLUGGED with the
+ * address the guest sees.
+ * kata_vm_unref of the last reference of a machine that was neither destroyed nor released destroys it first (it waits
+ * for that at most the deadline of a destroy).
+ * Ops on one VM run side by side; start, release, destroy wait for none: begun while another op is at work on the VM,
+ * release returns BUSY, destroy cancels them.
+ *
  * A VM out of a warm cache (kata/factory.h) is CREATED too, but its machine is there already, booted and paused: a
- * start lets it run, devices added before are plugged into the paused guest (to take one off again before the start
- * needs the guest, so TIMEOUT; a virtio-scsi disk goes at once), kata_vm_get_pid tells its process, and when that dies
- * the VM is ENDED. Devices added in CREATED are put on the boot command line, later they are hot-plugged; both end as
- * PLUGGED with the address the guest sees. kata_vm_unref of the last reference of a machine that was neither destroyed
- * nor released destroys it first (it waits for that at most the deadline of a destroy). Ops on one VM run side by side;
- * start, release, destroy wait for none: begun while another op is at work on the VM, release returns BUSY, destroy
- * cancels them.
+ * start lets it run, devices before it are hot-plugged and unplugged (for as long as that takes the guest runs),
+ * kata_vm_get_pid tells its process, and when that dies the VM is ENDED.
  */
 #include <stdbool.h>
 #include <stddef.h>

@@ -3,7 +3,7 @@
  * hand_out.c - a ready machine becomes a caller's VM.
  *
  * It is let run, asked, made itself (entropy, clock), and paused again; then it gets its name, and last its mark goes
- * and it is CREATED. Nothing is undone: who began the operation ends the machine when it fails.
+ * and it is CREATED. Nothing but the name is undone: who began the operation ends the machine when it fails.
  */
 #include <stdio.h>
 #include <string.h>
@@ -130,12 +130,13 @@ static int step_claim_id(kata_op *op, kata_error **err)
 	return h->id ? kata__vm_claim_id(h->vm, h->id, err) : KATA__STEP_DONE;
 }
 
-/* So that the next machine can have the id while this one is being ended. */
-static int undo_claim_id(kata_op *op, kata_error **err)
+/* So that the next machine can have the id while this one is being ended. Whether it was moved or not. */
+static int give_id_back(kata_op *op, kata_error **err)
 {
 	struct hand_out *h = hand_out_of(op);
+	int rc = h->id ? kata__vm_claim_id(h->vm, h->old_id, err) : 0;
 
-	return h->id ? kata__vm_claim_id(h->vm, h->old_id, err) : KATA__STEP_DONE;
+	return rc < 0 ? rc : kata__vm_move(h->vm, err);
 }
 
 static int step_move(kata_op *op, kata_error **err)
@@ -187,12 +188,12 @@ static const struct kata__step steps[] = {
 	{.name = "set-clock", .run = step_set_clock},
 	{.name = "release-agent", .run = step_release_agent},
 	{.name = "pause", .run = step_pause},
-	{.name = "claim-id", .run = step_claim_id, .undo = undo_claim_id},
+	{.name = "claim-id", .run = step_claim_id, .undo = give_id_back},
 	{.name = "move", .run = step_move},
 	{.name = "unmark", .run = step_unmark},
 	{.name = "stock", .run = step_stock},
 };
-static const struct kata__op_table hand_out_table = {
+const struct kata__op_table kata__hand_out_table = {
 	.name = "hand-out",
 	KATA__STEPS(steps),
 	.timeout_ms = PROBE_MS,
@@ -225,6 +226,6 @@ int kata__hand_out_new(struct kata__pool *pool, kata_vm *vm, kata_agent *agent, 
 	if (!h)
 		return kata__fail_no_memory(err);
 	options.timeout_ms = pool->probe_ms;
-	return kata__op_new(pool->ctx, &hand_out_table, h, &options, vm->time_scale > 1 ? EMULATED_SCALE : 1, ret_op,
-			    err);
+	return kata__op_new(pool->ctx, &kata__hand_out_table, h, &options, vm->time_scale > 1 ? EMULATED_SCALE : 1,
+			    ret_op, err);
 }

@@ -154,7 +154,7 @@ static const struct kata__step steps[] = {
 	{.name = "connect-agent", .run = step_connect, .undo = undo_connect},
 	{.name = "pause", .run = step_pause},
 };
-static const struct kata__op_table make_table = {
+const struct kata__op_table kata__pool_make_table = {
 	.name = "pool-make",
 	KATA__STEPS(steps),
 	.timeout_ms = WHOLE_MS,
@@ -172,7 +172,7 @@ int kata__pool_make_begin(struct kata__pool *pool, struct kata__pool_size *size,
 	if (!m)
 		return kata__fail_no_memory(err);
 	*m = (struct kata__pool_make){.pool = kata__pool_ref(pool), .size = kata__pool_size_ref(size)};
-	rc = kata__op_new(pool->ctx, &make_table, m, NULL, 1, &op, err);
+	rc = kata__op_new(pool->ctx, &kata__pool_make_table, m, NULL, 1, &op, err);
 	if (rc < 0)
 		return rc;
 	m->op = op;

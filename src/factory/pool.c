@@ -498,6 +498,12 @@ struct kata__pool_member *kata__pool_pop(struct kata__pool *pool, const struct k
 	return m;
 }
 
+void kata__pool_missed(struct kata__pool *pool)
+{
+	pool->total.missed++;
+	kata__pool_changed(pool);
+}
+
 static void leave_hand_out(struct kata__pool *pool, struct kata__pool_member *m)
 {
 	m->size->handing_out--;

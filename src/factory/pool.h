@@ -127,6 +127,8 @@ void kata__pool_wish_deinit(struct kata__pool_wish *wish);
 
 /* The oldest ready machine that fits, out of the list and handing out; NULL when there is none, which is counted. */
 struct kata__pool_member *kata__pool_pop(struct kata__pool *pool, const struct kata__pool_wish *wish);
+/* A build gets none although there may be some. */
+void kata__pool_missed(struct kata__pool *pool);
 /* The ends of a hand-out: back in the list; the caller's (takes the member, not its VM); ended (takes all). */
 void kata__pool_put_back(struct kata__pool *pool, struct kata__pool_member *take_member);
 void kata__pool_handed_out(struct kata__pool *pool, struct kata__pool_member *take_member);
@@ -136,6 +138,7 @@ void kata__pool_made(struct kata__pool *pool, struct kata__pool_member *take_mem
 void kata__pool_made_not(struct kata__pool *pool, struct kata__pool_size *size, const kata_error *error);
 
 /* make.c: begins to make one of this size. */
+extern const struct kata__op_table kata__pool_make_table;
 int kata__pool_make_begin(struct kata__pool *pool, struct kata__pool_size *size, kata_error **err);
 /* Cancels those of one size, or all (NULL). */
 void kata__pool_make_cancel(struct kata__pool *pool, const struct kata__pool_size *size);
@@ -148,6 +151,7 @@ kata_vm *kata__pool_take_result(kata_op *op);
 
 /* hand_out.c: an operation that looks at one machine and makes it a caller's: CREATED, warm, called `id` (NULL: as it
  * is). Not begun. Borrows all; the agent is released by it. */
+extern const struct kata__op_table kata__hand_out_table;
 int kata__hand_out_new(struct kata__pool *pool, kata_vm *vm, kata_agent *agent, const char *id, kata_op **ret_op,
 		       kata_error **err);
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * take.c - taking a machine out of the pool: the oldest ready one that fits is looked at; one that does not answer is
- * ended and the next one is tried, until one is well or none is left.
+ * ended and the next one is tried, until one is well, none is left, or a boot is the better way.
  *
  * A failure that is not the machine's (its id is taken, no memory) ends the operation with that error.
  */
@@ -9,6 +9,7 @@
 #include "vm/warm.h"
 
 #define TAKE_MS 60000u
+#define TRIES_MAX 3u /* where so many are not well, all may be */
 
 struct take {
 	struct kata__pool *pool; /* referenced */
@@ -16,7 +17,8 @@ struct take {
 	uint64_t token;
 	struct kata__pool_member *member; /* being handed out */
 	kata_op *child;                   /* its operation; referenced */
-	bool given_up;                    /* the step was abandoned: what comes of the child is ended */
+	unsigned tries;
+	bool given_up; /* the step was abandoned: what comes of the child is ended */
 	kata_vm *vm;
 };
 
@@ -93,8 +95,13 @@ static int begin_hand_out(kata_op *op, struct kata__pool_member *member, kata_er
 static int try_next(kata_op *op, kata_error **err)
 {
 	struct take *t = take_of(op);
-	struct kata__pool_member *member = kata__pool_pop(t->pool, &t->wish);
+	struct kata__pool_member *member;
 
+	if (t->tries++ == TRIES_MAX) {
+		kata__pool_missed(t->pool);
+		return KATA__STEP_DONE;
+	}
+	member = kata__pool_pop(t->pool, &t->wish);
 	return member ? begin_hand_out(op, member, err) : KATA__STEP_DONE;
 }
 

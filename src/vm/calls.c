@@ -362,15 +362,14 @@ int kata_vm_destroy(kata_vm *vm, const kata_op_options *options, kata_error **er
 
 /* Cold or hot, by the state now; the table's first step checks that it still holds. */
 static int choose(kata_vm *vm, const struct kata__op_table *cold, const struct kata__op_table *hot,
-		  struct kata__vm_call *call, kata_error **err)
+		  const struct kata__op_table *warm, struct kata__vm_call *call, kata_error **err)
 {
-	bool is_warm = kata__vm_is_warm(vm);
-	bool is_cold = kata__vm_get_state(vm) == KATA_VM_CREATED && !is_warm;
+	bool is_created = kata__vm_get_state(vm) == KATA_VM_CREATED;
 
-	*call = (struct kata__vm_call){.table = is_cold ? cold : hot,
-				       .permitted = is_cold   ? KATA__VM_IN(CREATED)
-						    : is_warm ? LIVE_OR_CREATED
-							      : KATA__VM_LIVE,
+	*call = (struct kata__vm_call){.table = !is_created            ? hot
+						: kata__vm_is_warm(vm) ? warm
+								       : cold,
+				       .permitted = is_created ? KATA__VM_IN(CREATED) : KATA__VM_LIVE,
 				       .next = -1};
 	return kata__vm_check_state(vm, LIVE_OR_CREATED, call->table->name, err);
 }
@@ -384,7 +383,7 @@ int kata__vm_begin_storage(kata_vm *vm, bool add, kata_storage *storage, const k
 	int rc;
 
 	rc = choose(vm, add ? driver->add_storage_cold : driver->remove_storage_cold,
-		    add ? driver->add_storage : driver->remove_storage, &call, err);
+		    add ? driver->add_storage : driver->remove_storage, kata__vm_warm_table(false, add), &call, err);
 	if (rc < 0)
 		return rc;
 	d = kata__vm_op_new(vm);
@@ -402,7 +401,7 @@ int kata__vm_begin_nic(kata_vm *vm, bool add, kata_nic *nic, const kata_op_optio
 	int rc;
 
 	rc = choose(vm, add ? driver->add_nic_cold : driver->remove_nic_cold,
-		    add ? driver->add_nic : driver->remove_nic, &call, err);
+		    add ? driver->add_nic : driver->remove_nic, kata__vm_warm_table(true, add), &call, err);
 	if (rc < 0)
 		return rc;
 	d = kata__vm_op_new(vm);

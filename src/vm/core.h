@@ -42,6 +42,7 @@ struct kata__vm_shared {
 	kata_vm_state state;
 	kata_vm_state resting; /* RUNNING or PAUSED: what the machine does, while the handle is released or destroyed */
 	bool warm;             /* until the start: the machine is there, booted and paused (warm.c) */
+	unsigned warm_runs;    /* [leader] device operations for which a warm guest runs (warm_device.c) */
 	kata_vm_origin origin;
 	bool ended;    /* the machine ended by itself */
 	bool owns_dir; /* we made vm->dir or took it over: destroy may remove it */

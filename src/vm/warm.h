@@ -32,6 +32,8 @@ int kata__vm_move(kata_vm *vm, kata_error **err);
 /* The file `pooled`; nothing for drivers without files. [worker] mark, [leader] unmark. */
 int kata__vm_mark_pooled(kata_vm *vm, kata_error **err);
 int kata__vm_unmark_pooled(kata_vm *vm, kata_error **err);
+/* What plugs and unplugs while it is warm: the guest runs for as long as that takes (warm_device.c). */
+const struct kata__op_table *kata__vm_warm_table(bool nic, bool add);
 /* [leader] PAUSED, no operation under way, no agent connected: becomes CREATED and warm, of this origin. STATE, BUSY.
  */
 int kata__vm_stock(kata_vm *vm, kata_vm_origin origin, kata_error **err);

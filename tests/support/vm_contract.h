@@ -23,6 +23,7 @@ struct vm_kind {
 	void (*await_guest)(struct fixture *f, kata_vm *vm);
 	uint64_t patience_ms; /* for what takes no time but the machine's own */
 	bool opens_files;     /* images and taps are opened and checked */
+	bool is_warm;         /* the machine is there before the start (kata/factory.h) */
 };
 
 /* One fixture, builder and VM for a case. */

@@ -175,7 +175,7 @@ Test(warm, devices_are_plugged_before_the_start_as_into_a_running_machine)
 	fixture_assert_ok(stock(), err);
 	fixture_assert_ok(kata_vm_add_storage_begin(vm, disk, NULL, &op, &err), err);
 	fixture_assert_ok(kata_op_wait(op, &err), err);
-	cr_assert_str_eq(kata_op_get_name(op), "plug-storage", "not the cold table");
+	cr_assert_str_eq(kata_op_get_name(op), "plug-storage-warm");
 	kata_op_unref(op);
 	fixture_assert_ok(kata_vm_add_nic(vm, nic, NULL, &err), err);
 	cr_assert_eq(kata_vm_get_state(vm), KATA_VM_CREATED);
@@ -201,6 +201,49 @@ Test(warm, a_start_waits_for_no_plug_that_is_under_way)
 	kata_op_cancel(op);
 	fixture_assert_fails(kata_op_wait(op, NULL), KATA_E_CANCELLED, kata_op_get_error(op));
 	kata_op_unref(op);
+	kata_nic_unref(nic);
+}
+
+/* Resume, plug and pause of the fake each act once. */
+Test(warm, the_guest_runs_once_for_plugs_side_by_side)
+{
+	kata_nic *nics[2] = {fixture_nic("a", NULL), fixture_nic("b", NULL)};
+	kata_op *ops[2] = {NULL, NULL};
+	int acts;
+
+	fixture_assert_ok(stock(), err);
+	acts = fake_of(vm)->acts;
+	fixture_assert_ok(
+		kata_context_set_fail_point(f.context, "plug-nic-warm/device:before", KATA_FAIL_DELAY, 50, 0, 0, &err),
+		err);
+	for (int i = 0; i < 2; i++)
+		fixture_assert_ok(kata_vm_add_nic_begin(vm, nics[i], NULL, &ops[i], &err), err);
+	for (int i = 0; i < 2; i++) {
+		fixture_assert_ok(kata_op_wait(ops[i], &err), err);
+		kata_op_unref(ops[i]);
+		kata_nic_unref(nics[i]);
+	}
+	cr_assert_eq(fake_of(vm)->acts - acts, 4, "one resume, two plugs, one pause; %d", fake_of(vm)->acts - acts);
+}
+
+Test(warm, a_guest_that_cannot_be_let_run_gets_no_device_and_the_next_try_works)
+{
+	kata_nic *nic = fixture_nic("nic", NULL);
+	static const char *const points[] = {"resume/act:before", "plug-nic/act:before", "pause/act:before",
+					     "plug-nic-warm/rest-guest:after"};
+
+	fixture_assert_ok(stock(), err);
+	for (size_t i = 0; i < sizeof(points) / sizeof(points[0]); i++) {
+		fixture_assert_ok(kata_context_set_fail_point(f.context, points[i], KATA_FAIL_ERROR, 0, 0, 1, &err),
+				  err);
+		fixture_assert_fails(kata_vm_add_nic(vm, nic, NULL, &err), KATA_E_INJECTED, err);
+		error_clear(&err);
+		cr_assert_eq(kata_nic_get_state(nic), KATA_DEVICE_NEW, "%s", points[i]);
+		cr_assert_eq(vm->shared->warm_runs, 0u, "%s", points[i]);
+		fixture_assert_ok(kata_vm_add_nic(vm, nic, NULL, &err), err);
+		fixture_assert_ok(kata_vm_remove_nic(vm, "nic", NULL, &err), err);
+	}
+	fixture_assert_ok(kata_vm_start(vm, NULL, &err), err);
 	kata_nic_unref(nic);
 }
 
