@@ -31,13 +31,13 @@ typedef enum kata_status {
 	KATA_E_BUSY = -5,      /* in use: a mounted disk, an open transaction, live objects, a locked database */
 	KATA_E_EXHAUSTED = -6, /* no slot, LUN or id is free, or a named limit is reached; says how many there are */
 	KATA_E_TIMEOUT = -7,   /* the deadline passed; see kata_error_is_uncertain() */
-	KATA_E_CANCELLED = -8, /* kata_op_cancel() */
+	KATA_E_CANCELLED = -8, /* kata_op_cancel(), or the agent's connection was released */
 	KATA_E_UNSUPPORTED = -9, /* this driver, binary or build cannot do it; the message says why */
 	KATA_E_NO_MEMORY = -10,  /* out of memory; the error is then a static object */
 	KATA_E_IO = -11,         /* a system call failed; kata_error_get_errno() has its errno */
 	KATA_E_PERMISSION = -12, /* the operating system refused */
 	KATA_E_PROTOCOL = -13,   /* the peer (VMM, agent) sent what its protocol forbids, or more than the cap */
-	KATA_E_GONE = -14,       /* the VMM, the guest or the connection has ended */
+	KATA_E_GONE = -14,       /* the VMM, the guest or the connection has ended, or was destroyed under the op */
 	KATA_E_VERSION = -15,    /* a record, manifest or schema of a version this library does not read */
 	KATA_E_CORRUPT = -16,    /* a record, image or database that is cut, changed or contradicts itself */
 	KATA_E_IDENTITY = -17,   /* the process is not the recorded one (recycled pid, other boot, other UUID) */

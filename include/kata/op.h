@@ -53,7 +53,8 @@ KATA_API const kata_error *kata_op_get_error(const kata_op *op);
 KATA_API int kata_op_get_fd(kata_op *op);
 
 /* Asks the op to stop: it undoes what it did and ends with CANCELLED. No effect when it has ended or is past its last
- * step. Returns at once. */
+ * step. Returns at once. An op whose VM or sandbox somebody destroys meanwhile is stopped likewise, but ends with GONE.
+ */
 KATA_API void kata_op_cancel(kata_op *op);
 
 /* Calls fn(user, op) once on the loop's thread after the end (soon, also when it has ended already), then

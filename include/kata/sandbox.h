@@ -250,7 +250,8 @@ KATA_API int kata_sandbox_build_from_released(kata_context *context, const char 
 /* Orderly: containers are stopped, the guest syncs and powers off; then as destroy. Falls back to destroy at the
  * deadline. */
 KATA_API int kata_sandbox_shutdown(kata_sandbox *sandbox, const kata_op_options *options, kata_error **err);
-/* At once. Succeeds on a dead or stopped VM. States: all but RELEASED. */
+/* At once. Succeeds on a dead or stopped VM. Ops under way on the sandbox end with GONE (with a shutdown too). States:
+ * all but RELEASED. */
 KATA_API int kata_sandbox_destroy(kata_sandbox *sandbox, const kata_op_options *options, kata_error **err);
 KATA_API int kata_sandbox_destroy_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op,
 					kata_error **err);

@@ -17,7 +17,7 @@
  * kata_vm_unref of the last reference of a machine that was neither destroyed nor released destroys it first (it waits
  * for that at most the deadline of a destroy).
  * Ops on one VM run side by side; start, release, destroy wait for none: begun while another op is at work on the VM,
- * release returns BUSY, destroy cancels them.
+ * release returns BUSY, destroy stops it: it undoes what it did as far as the VMM answers, and ends with GONE.
  *
  * A VM out of a warm cache (kata/factory.h) is CREATED too, but its machine is there already, booted and paused: a
  * start lets it run, devices before it are hot-plugged and unplugged (for as long as that takes the guest runs),

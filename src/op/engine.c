@@ -237,11 +237,14 @@ static void step_failed(kata_op *op, kata_error *take_err)
 static kata_error *stop_error(kata_op *op)
 {
 	const char *step = op->step < op->table->count ? op->table->steps[op->step].name : "end";
+	const char *gone = atomic_load(&op->gone);
 	kata_error *err = NULL;
 
 	if (op->timed_out)
 		kata__fail(&err, KATA_E_TIMEOUT, HOST, "%s: not finished by its deadline of %llu ms (in step %s)",
 			   op->table->name, (unsigned long long)op->timeout_ms, step);
+	else if (gone)
+		kata__fail(&err, KATA_E_GONE, CALLER, "%s: %s meanwhile (in step %s)", op->table->name, gone, step);
 	else
 		kata__fail(&err, KATA_E_CANCELLED, CALLER, "%s: cancelled in step %s", op->table->name, step);
 	if (op->step < op->table->count)
@@ -365,7 +368,7 @@ static void run_ended(kata_op *op, int rc, kata_error *take_err)
 
 	op->wait = WAIT_NOTHING;
 	if (rc < 0) {
-		if (op->timed_out &&
+		if ((op->timed_out || atomic_load(&op->gone)) &&
 		    kata_error_get_status(take_err) == KATA_E_CANCELLED) { /* a child that we cancelled */
 			kata_error *stop = stop_error(op);
 
@@ -585,6 +588,13 @@ void kata_op_cancel(kata_op *op)
 	op->cancel_task.fn = cancel_run;
 	kata_op_ref(op);
 	kata__loop_post(kata__context_loop(op->ctx), &op->cancel_task);
+}
+
+void kata__op_cancel_gone(kata_op *op, const char *why)
+{
+	if (!atomic_load(&op->cancel_asked))
+		atomic_store(&op->gone, why);
+	kata_op_cancel(op);
 }
 
 void kata__op_on_done(kata_op *op, void (*fn)(void *user, kata_op *op), void *user)

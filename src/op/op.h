@@ -82,6 +82,10 @@ int kata__op_start(kata_context *ctx, const struct kata__op_table *table, void *
  * arguments are evaluated. */
 int kata__op_finish_sync(int rc, kata_op **take_op, kata_error **err);
 
+/* [any thread] kata_op_cancel for who takes away what the op works on: it ends with GONE and says why. `why` is static
+ * text: "the VM was destroyed". Who was cancelled by his caller before stays CANCELLED. */
+void kata__op_cancel_gone(kata_op *op, const char *why);
+
 void *kata__op_data(const kata_op *op);
 kata_context *kata__op_context(const kata_op *op);
 const struct kata__op_table *kata__op_get_table(const kata_op *op);

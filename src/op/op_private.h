@@ -52,6 +52,7 @@ struct kata_op {
 
 	/* any thread */
 	atomic_bool cancel_asked;
+	_Atomic(const char *) gone; /* why the object that it works on goes, where that is why it was cancelled */
 	struct kata__task cancel_task;
 	bool done; /* __atomic */
 	uint64_t start_ns;

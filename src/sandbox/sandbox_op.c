@@ -128,7 +128,7 @@ void kata__sandbox_cancel_ops(kata_sandbox *s, const kata_op *but, bool passive_
 
 	/* A cancel may end an op at once, which changes the list: so one at a time, and outside of the mutex. */
 	while ((op = next_to_cancel(s, but, passive_only)) != NULL) {
-		kata_op_cancel(op);
+		kata__op_cancel_gone(op, "the sandbox was shut down or destroyed");
 		kata_op_unref(op);
 	}
 }

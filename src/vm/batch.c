@@ -290,7 +290,10 @@ static int begin_item(kata_batch *b, struct item *it, bool inverse, const kata_o
 		      kata_error **err)
 {
 	bool add = is_add(it) != inverse;
+	int rc = kata__vm_recheck_state(b->vm, KATA__VM_LIVE | KATA__VM_IN(CREATED), "batch", err);
 
+	if (rc < 0)
+		return rc;
 	return it->storage ? kata__vm_begin_storage(b->vm, add, it->storage, options, ret, err)
 			   : kata__vm_begin_nic(b->vm, add, it->nic, options, ret, err);
 }

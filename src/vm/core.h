@@ -84,6 +84,8 @@ int kata__vm_check(const kata_vm *vm, kata_error **err);
 /* STATE "vm 'x' is released, must be running or paused: plug-storage" unless the state is in `permitted` (bits 1 <<
  * state). Under no lock. */
 int kata__vm_check_state(kata_vm *vm, uint32_t permitted, const char *what, kata_error **err);
+/* The same inside an op that was begun in a permitted state: GONE when the VM was destroyed since. */
+int kata__vm_recheck_state(kata_vm *vm, uint32_t permitted, const char *what, kata_error **err);
 int kata__vm_fail_state(const kata_vm *vm, kata_vm_state state, uint32_t permitted, const char *what, kata_error **err);
 #define KATA__VM_IN(state) (1u << KATA_VM_##state)
 #define KATA__VM_LIVE (KATA__VM_IN(RUNNING) | KATA__VM_IN(PAUSED))

@@ -42,11 +42,11 @@ static int check_state(kata_op *op, kata_error **err)
 
 	if (cold && (table == driver->add_storage || table == driver->remove_storage || table == driver->add_nic ||
 		     table == driver->remove_nic))
-		return kata__vm_check_state(vm, KATA__VM_IN(CREATED) | KATA__VM_LIVE, table->name,
-					    err); /* one table for both */
+		return kata__vm_recheck_state(vm, KATA__VM_IN(CREATED) | KATA__VM_LIVE, table->name,
+					      err); /* one table for both */
 	if (!cold && kata__vm_is_warm(vm))
-		return kata__vm_check_state(vm, KATA__VM_IN(CREATED) | KATA__VM_LIVE, table->name, err);
-	return kata__vm_check_state(vm, cold ? KATA__VM_IN(CREATED) : KATA__VM_LIVE, table->name, err);
+		return kata__vm_recheck_state(vm, KATA__VM_IN(CREATED) | KATA__VM_LIVE, table->name, err);
+	return kata__vm_recheck_state(vm, cold ? KATA__VM_IN(CREATED) : KATA__VM_LIVE, table->name, err);
 }
 
 /* ---- plug ---- */

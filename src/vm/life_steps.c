@@ -325,7 +325,7 @@ static void cancel_all(kata_vm *vm)
 		ops[n] = kata_op_ref(vm->shared->active[n]);
 	kata__vm_unlock(vm);
 	while (n-- > 0) {
-		kata_op_cancel(ops[n]);
+		kata__op_cancel_gone(ops[n], "the VM was destroyed");
 		kata_op_unref(ops[n]);
 	}
 	free(ops);

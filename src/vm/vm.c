@@ -98,6 +98,17 @@ int kata__vm_check_state(kata_vm *vm, uint32_t permitted, const char *what, kata
 	return (permitted >> state) & 1 ? 0 : kata__vm_fail_state(vm, state, permitted, what, err);
 }
 
+int kata__vm_recheck_state(kata_vm *vm, uint32_t permitted, const char *what, kata_error **err)
+{
+	kata_vm_state state = kata__vm_get_state(vm);
+
+	if ((permitted >> state) & 1)
+		return 0;
+	if (state == KATA_VM_DESTROYING || state == KATA_VM_DESTROYED)
+		return kata__fail(err, KATA_E_GONE, CALLER, "%s: the VM was destroyed meanwhile", what);
+	return kata__vm_fail_state(vm, state, permitted, what, err);
+}
+
 void kata__vm_move_locked(kata_vm *vm, kata_vm_state state)
 {
 	struct kata__vm_shared *s = vm->shared;

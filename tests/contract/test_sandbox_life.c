@@ -368,7 +368,7 @@ Test(sandbox_life, destroy_cancels_what_is_under_way)
 	fixture_assert_ok(kata_mock_set_delay(k.builder, KATA_MOCK_ADD_STORAGE, 60000, &err), err);
 	fixture_assert_ok(kata_sandbox_add_storage_begin(k.s, storage, NULL, &op, &err), err);
 	fixture_assert_ok(kata_sandbox_destroy(k.s, NULL, &err), err);
-	cr_assert_lt(kata_op_wait(op, &err), 0);
+	fixture_assert_fails(kata_op_wait(op, &err), KATA_E_GONE, err);
 	error_clear(&err);
 	cr_assert_eq(kata_storage_get_state(storage), KATA_DEVICE_NEW);
 	kata_op_unref(op);

@@ -4,6 +4,7 @@
  * call ends by its deadline with an error that is documented, destroy works, and the host is as before.
  */
 #include <criterion/criterion.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -528,6 +529,19 @@ static void stop_it(void)
 		kill((pid_t)pids[i], SIGSTOP);
 }
 
+static int begin_pause(kata_op **op)
+{
+	return kata_vm_pause_begin(vm, NULL, op, NULL);
+}
+static int begin_plug_disk(kata_op **op)
+{
+	return kata_vm_add_storage_begin(vm, disk, NULL, op, NULL);
+}
+static int begin_plug_nic(kata_op **op)
+{
+	return kata_vm_add_nic_begin(vm, nic, NULL, op, NULL);
+}
+
 /* The end may be noticed before the call: then the state forbids it. */
 static void run_killed(const struct operation *o)
 {
@@ -570,6 +584,35 @@ Test(vm_wire, a_stopped_vmm_can_be_released_and_destroyed)
 {
 	run_case(&release, "", stop_it, EITHER);
 	run_case(&destroy, "", stop_it, SUCCEEDS);
+}
+
+static void *wait_for_op(void *op)
+{
+	return (void *)(intptr_t)kata_op_wait(op, &err);
+}
+
+Test(vm_wire, a_waiter_on_another_thread_is_told_that_the_stopped_vmm_was_destroyed)
+{
+	static int (*const begins[])(kata_op **) = {begin_pause, begin_plug_disk, begin_plug_nic};
+
+	for (size_t i = 0; i < sizeof(begins) / sizeof(begins[0]); i++) {
+		kata_op *op = NULL;
+		pthread_t waiter;
+		void *status;
+
+		started();
+		stop_it();
+		cr_assert_eq(begins[i](&op), 0);
+		cr_assert_eq(pthread_create(&waiter, NULL, wait_for_op, op), 0);
+		fixture_assert_ok(kata_vm_destroy(vm, NULL, NULL), NULL);
+		pthread_join(waiter, &status);
+		cr_assert_eq((intptr_t)status, KATA_E_GONE, "%zu: %s", i, error_text(err));
+		cr_assert(strstr(error_text(err), "the VM was destroyed meanwhile"), "%s", error_text(err));
+		cr_assert_not(kata_error_is_uncertain(err), "%zu: %s", i, error_text(err));
+		error_clear(&err);
+		kata_op_unref(op);
+		drop_vm();
+	}
 }
 
 /* ---- a flood between calls */

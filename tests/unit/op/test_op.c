@@ -430,6 +430,26 @@ Test(op, a_deadline_of_the_parent_cancels_the_child_and_waits_for_its_undo)
 	kata_error_free(err);
 }
 
+Test(op, what_it_works_on_goes_and_the_error_says_so_with_the_childs_end_as_its_cause)
+{
+	struct trace child = {0}, t = {.waiting = (kata_op *)(void *)&child};
+	kata_error *err = NULL;
+	kata_op *op = NULL;
+
+	cr_assert_eq(kata__op_start(ctx, &parent, &t, NULL, 1, &op, NULL), 0);
+	while (kata_op_get_timeline_length(op) < 2)
+		usleep(1000); /* there is no event for a step's start */
+	kata__op_cancel_gone(op, "the thing was destroyed");
+	cr_expect_eq(kata_op_wait(op, &err), KATA_E_GONE);
+	cr_expect(strstr(kata_error_get_message(err), "the thing was destroyed meanwhile"), "%s",
+		  kata_error_get_message(err));
+	cr_expect_eq(kata_error_get_status(kata_error_get_cause(err)), KATA_E_CANCELLED);
+	cr_expect_str_eq(child.text, "awA");
+	cr_expect_str_eq(t.text, "acA");
+	kata_op_unref(op);
+	kata_error_free(err);
+}
+
 Test(op, the_fd_becomes_readable_at_the_end)
 {
 	struct trace t = {0};

@@ -337,7 +337,9 @@ Test(batch, destroy_ends_a_batch_under_way)
 	while (!kata_batch_get_item_op(batch, 0) || !kata_op_is_done(kata_batch_get_item_op(batch, 0)))
 		usleep(1000);
 	fixture_assert_ok(kata_vm_destroy(vm, NULL, &err), err);
-	fixture_assert_fails(kata_op_wait(op, &err), KATA_E_CANCELLED, err);
+	fixture_assert_fails(kata_op_wait(op, &err), KATA_E_GONE, err);
+	cr_assert_not(kata_error_is_uncertain(err), "%s", error_text(err));
+	cr_assert_eq(kata_error_get_status(kata_op_get_error(kata_batch_get_item_op(batch, 1))), KATA_E_GONE);
 	kata_op_unref(op);
 }
 

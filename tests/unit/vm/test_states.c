@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The states of a VM: what each permits and forbids, and how it gets from one to the other. */
 #include <poll.h>
+#include <pthread.h>
 
 #include "fake_driver.h"
 
@@ -339,19 +340,66 @@ Test(states, a_second_destroy_is_the_first)
 	kata_op_unref(second);
 }
 
-Test(states, destroy_cancels_what_is_under_way_and_waits_for_its_undo)
+/* Another thread sleeps on an op when this one destroys the VM. */
+static void *wait_for_held(void *user)
+{
+	kata_op_wait(held, user);
+	return NULL;
+}
+
+Test(states, destroy_stops_what_is_under_way_waits_for_its_undo_and_says_that_it_was_the_destroy)
+{
+	kata_nic *n = fixture_nic("n", NULL);
+	kata_error *seen = NULL;
+	pthread_t waiter;
+
+	reach(KATA_VM_RUNNING);
+	fake_arm(&f, "plug-nic/commit:before", KATA_FAIL_HANG);
+	fixture_assert_ok(kata_vm_add_nic_begin(vm, n, NULL, &held, &err), err);
+	fake_await_steps(held, 2);
+	cr_assert_eq(pthread_create(&waiter, NULL, wait_for_held, &seen), 0);
+	fixture_assert_ok(kata_vm_destroy(vm, NULL, &err), err);
+	cr_assert(kata_op_is_done(held));
+	pthread_join(waiter, NULL);
+	cr_assert_eq(kata_error_get_status(seen), KATA_E_GONE, "%s", error_text(seen));
+	cr_assert_eq(kata_error_get_origin(seen), KATA_ORIGIN_CALLER);
+	cr_assert_str_eq(kata_error_get_message(seen), "plug-nic: the VM was destroyed meanwhile (in step commit)");
+	cr_assert_str_eq(kata_error_get_step(seen), "plug-nic/commit");
+	kata_error_free(seen);
+	cr_assert_eq(fake_of(vm)->undos, 1);
+	cr_assert_eq(kata_nic_get_state(n), KATA_DEVICE_NEW);
+	kata_nic_unref(n);
+}
+
+Test(states, an_op_cancelled_by_its_caller_stays_cancelled_when_the_vm_is_destroyed_then)
 {
 	kata_nic *n = fixture_nic("n", NULL);
 
 	reach(KATA_VM_RUNNING);
 	fake_arm(&f, "plug-nic/commit:before", KATA_FAIL_HANG);
 	fixture_assert_ok(kata_vm_add_nic_begin(vm, n, NULL, &held, &err), err);
-	fake_await_steps(held, 2);
+	kata_op_cancel(held);
 	fixture_assert_ok(kata_vm_destroy(vm, NULL, &err), err);
-	cr_assert(kata_op_is_done(held));
 	cr_assert_eq(kata_op_wait(held, NULL), KATA_E_CANCELLED);
-	cr_assert_eq(fake_of(vm)->undos, 1);
-	cr_assert_eq(kata_nic_get_state(n), KATA_DEVICE_NEW);
+	kata_nic_unref(n);
+}
+
+Test(states, an_op_whose_first_step_comes_after_the_destroy_says_that_too)
+{
+	kata_nic *n = fixture_nic("n", NULL);
+	kata_op *destroy = NULL;
+
+	reach(KATA_VM_RUNNING);
+	kata_context_set_fail_point(f.context, "plug-nic/reserve:before", KATA_FAIL_DELAY, 100, 0, 0, NULL);
+	fake_arm(&f, "destroy/cancel-operations:before", KATA_FAIL_HANG); /* it is DESTROYING, and has told nobody */
+	fixture_assert_ok(kata_vm_add_nic_begin(vm, n, NULL, &held, &err), err);
+	fixture_assert_ok(kata_vm_destroy_begin(vm, NULL, &destroy, &err), err);
+	fixture_assert_fails(kata_op_wait(held, &err), KATA_E_GONE, err);
+	cr_assert(strstr(error_text(err), "the VM was destroyed meanwhile"), "%s", error_text(err));
+	kata_op_cancel(destroy);
+	kata_op_wait(destroy, NULL);
+	kata_op_unref(destroy);
+	kata_context_clear_fail_point(f.context, NULL);
 	kata_nic_unref(n);
 }
 
