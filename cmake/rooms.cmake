@@ -54,7 +54,7 @@ function(kata_room name)
 endfunction()
 
 set(KATA_LINK_LIBS PkgConfig::JANSSON PkgConfig::SQLITE PkgConfig::PROTOBUFC PkgConfig::NL PkgConfig::NLROUTE
-    PkgConfig::UUID Threads::Threads)
+    PkgConfig::UUID PkgConfig::NETTLE Threads::Threads)
 
 # libkata.so.0 (only what src/libkata.map names), libkata.a, and kata_internal for the unit tests (everything visible).
 function(kata_library)

@@ -14,6 +14,7 @@
 #include <kata/persistence.h>
 #include <kata/recover.h>
 #include <kata/sandbox.h>
+#include <kata/snapshot.h>
 #include <kata/storage.h>
 #include <kata/vm.h>
 #include <kata/vm_builder.h>

@@ -10,6 +10,8 @@
  * on)
  *      +----destroy--> DESTROYING --> DESTROYED  <--destroy-- any state but RELEASED
  *   REBUILDING (kata_vm_builder_build_from_released) --> RUNNING or PAUSED; failed --> RELEASED
+ *   RUNNING, PAUSED --kata_vm_snapshot--> SAVING --> what it was (kata/snapshot.h); STARTING ends in PAUSED too, where
+ *   a restore asked for that
  *
  * A failed start leaves the VM CREATED and the host as before; it may be started again.
  * Devices added in CREATED are put on the boot command line, later they are hot-plugged; both end as PLUGGED with the
@@ -48,7 +50,8 @@ typedef enum kata_vm_state {
 	KATA_VM_RELEASED = 6,
 	KATA_VM_REBUILDING = 7,
 	KATA_VM_DESTROYING = 8,
-	KATA_VM_DESTROYED = 9
+	KATA_VM_DESTROYED = 9,
+	KATA_VM_SAVING = 10
 } kata_vm_state;
 KATA_API const char *kata_vm_state_get_name(kata_vm_state state);
 
@@ -159,7 +162,7 @@ KATA_API int kata_vm_pause_begin(kata_vm *vm, const kata_op_options *options, ka
 KATA_API int kata_vm_resume(kata_vm *vm, const kata_op_options *options, kata_error **err);
 KATA_API int kata_vm_resume_begin(kata_vm *vm, const kata_op_options *options, kata_op **ret_op, kata_error **err);
 
-/* Reads without asking the VMM; never waits. States: RUNNING, PAUSED (others: counters are 0). */
+/* Reads without asking the VMM; never waits. States: RUNNING, PAUSED, SAVING (others: counters are 0). */
 KATA_API int kata_vm_get_stats(kata_vm *vm, kata_vm_stats *ret_stats, kata_error **err);
 /* The tail of the guest's console (at most 8 KiB) as far as this handle has seen it; caller frees *ret_text with
  * free(). Security: written by the guest; control characters but newline and tab are replaced. */
@@ -190,7 +193,7 @@ KATA_API int kata_vm_release(kata_vm *vm, const kata_op_options *options, char *
 /* The same; the JSON is fetched by kata_vm_dump() once the op has ended. */
 KATA_API int kata_vm_release_begin(kata_vm *vm, const kata_op_options *options, kata_op **ret_op, kata_error **err);
 /* The record as kata_vm_release gives it, without letting go: for storing beside a running machine. Never waits.
- * States: RUNNING, PAUSED, RELEASED. */
+ * States: RUNNING, PAUSED, SAVING, RELEASED. */
 KATA_API int kata_vm_dump(kata_vm *vm, char **ret_json, kata_error **err);
 
 /*

@@ -12,6 +12,7 @@
 
 #include <kata/agent.h>
 #include <kata/context.h>
+#include <kata/snapshot.h>
 #include <kata/vm.h>
 
 #ifdef __cplusplus
@@ -70,6 +71,22 @@ KATA_API int kata_vm_builder_build_from_released(kata_vm_builder *builder, const
 KATA_API int kata_vm_builder_build_from_released_begin(kata_vm_builder *builder, const char *json, size_t length,
 						       const kata_op_options *options, kata_vm **ret_vm,
 						       kata_op **ret_op, kata_error **err);
+
+/*
+ * Makes a VM (state CREATED) of a machine that was saved; kata_vm_start() restores it. It has a new UUID (the guest may
+ * still see the old one in its firmware tables). `config` NULL: as saved, with a new id and its RAM in no file. Else
+ * `id` may be anything; kernel, initrd and image NULL or files of the same content; memory_path NULL or, where memory
+ * was saved as KATA_SNAPSHOT_FULL, the file for its RAM; all others 0, NULL or as saved: a machine cannot be loaded
+ * into another shape (INVALID: which, what was saved). `agent_config` NULL, or the transport it was saved with.
+ * Devices of the snapshot are listed as PLUGGED from the start, and cannot be removed before it.
+ * Blocking as the build; touches nothing. The snapshot is needed until the start has succeeded, and the directory for
+ * as long as disks are overlays over its parts. Returns INVALID, UNSUPPORTED (another driver, accelerator or CPU),
+ * VERSION (another version of the VMM), CORRUPT (a disk, or the kernel, has changed since), NOT_FOUND, EXISTS.
+ */
+KATA_API int kata_vm_builder_build_from_snapshot(kata_vm_builder *builder, const kata_snapshot *snapshot,
+						 const kata_vm_config *config, const kata_agent_config *agent_config,
+						 const kata_qos_config *qos_config, const kata_restore_options *options,
+						 kata_vm **ret_vm, kata_error **err);
 
 /* What the driver can do with the binary at hand, and its limits. Probed, not guessed. */
 typedef struct kata_capabilities {

@@ -106,6 +106,31 @@ int kata__json_get_object(const json_t *o, const char *what, const char *key, js
 	return 0;
 }
 
+static bool is_listed(const char *key, const char *const *list)
+{
+	for (size_t i = 0; list && list[i]; i++)
+		if (strcmp(list[i], key) == 0)
+			return true;
+	return false;
+}
+
+int kata__json_check_members(const json_t *o, const char *what, const char *const *required,
+			     const char *const *optional, kata_error **err)
+{
+	const char *key;
+	json_t *value;
+
+	for (size_t i = 0; required[i]; i++)
+		if (!json_object_get(o, required[i]))
+			return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.%s: is missing", what, required[i]);
+	json_object_foreach((json_t *)(uintptr_t)o, key, value)
+	{
+		if (!is_listed(key, required) && !is_listed(key, optional))
+			return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.%.64s: is no member of it", what, key);
+	}
+	return 0;
+}
+
 int kata__json_set_text(json_t *o, const char *key, const char *text)
 {
 	return text ? json_object_set_new(o, key, json_string(text)) : 0;

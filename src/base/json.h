@@ -24,6 +24,10 @@ int kata__json_get_bool(const json_t *o, const char *what, const char *key, bool
 int kata__json_get_array(const json_t *o, const char *what, const char *key, size_t max_items, json_t **ret,
 			 kata_error **err);
 int kata__json_get_object(const json_t *o, const char *what, const char *key, json_t **ret, kata_error **err);
+/* Every member of the object is one of these; both lists are NULL-terminated, optional may be NULL. Every one of
+ * `required` is there. */
+int kata__json_check_members(const json_t *o, const char *what, const char *const *required,
+			     const char *const *optional, kata_error **err);
 /* Adds a member where text is not NULL; -1 when out of memory. (json_pack's "s*" leaves it out then, without a word.)
  */
 int kata__json_set_text(json_t *o, const char *key, const char *text);

@@ -59,8 +59,8 @@ struct kata_context {
 	struct extra *extras;
 };
 
-static const char *const kind_names[KATA__OBJECT_KINDS] = {"VM",        "agent",   "sandbox",
-							   "operation", "builder", "persistence"};
+static const char *const kind_names[KATA__OBJECT_KINDS] = {"VM",      "agent",       "sandbox", "operation",
+							   "builder", "persistence", "snapshot"};
 
 const char *kata_get_version(void)
 {

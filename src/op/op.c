@@ -253,6 +253,16 @@ uint32_t kata__op_scale(const kata_op *op)
 	return op->scale;
 }
 
+int kata__op_check_stop(const kata_op *op, kata_error **err)
+{
+	if (atomic_load(&op->cancel_asked))
+		return kata__fail(err, KATA_E_CANCELLED, CALLER, "%s: cancelled", op->table->name);
+	if (op->deadline == KATA__NEVER || kata__now_ns() < op->deadline)
+		return 0;
+	return kata__fail(err, KATA_E_TIMEOUT, HOST, "%s: not finished by its deadline of %llu ms", op->table->name,
+			  (unsigned long long)op->timeout_ms);
+}
+
 bool kata__op_is_undoing(const kata_op *op)
 {
 	return op->phase == PHASE_UNDO;

@@ -92,6 +92,8 @@ const struct kata__op_table *kata__op_get_table(const kata_op *op);
 uint64_t kata__op_deadline(const kata_op *op); /* ns; KATA__NEVER */
 uint32_t kata__op_scale(const kata_op *op);
 bool kata__op_is_undoing(const kata_op *op);
+/* [any thread] For blocking steps that take long: TIMEOUT or CANCELLED once the op is to stop. */
+int kata__op_check_stop(const kata_op *op, kata_error **err);
 
 /* [leader] The token of the wait that the current run/undo is about to begin. */
 uint64_t kata__op_token(const kata_op *op);

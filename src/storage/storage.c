@@ -195,6 +195,25 @@ int kata_storage_new(const kata_storage_config *config, kata_storage **ret_stora
 	return 0;
 }
 
+int kata__storage_clone(const kata_storage *s, const struct kata__storage_place *place, kata_storage **ret,
+			kata_error **err)
+{
+	const struct kata__storage_place same = {s->path, s->format, s->backing_path, s->backing_format};
+	kata_storage_config c = KATA_STORAGE_CONFIG_INIT;
+
+	place = place ? place : &same;
+	c.id = s->id;
+	c.path = place->path;
+	c.format = place->format;
+	c.driver = s->driver;
+	c.flags = s->flags;
+	c.backing_path = place->backing_path;
+	c.backing_format = place->backing_format;
+	c.fstype = s->fstype;
+	c.mount_options = (const char *const *)s->mount_options;
+	return kata_storage_new(&c, ret, err);
+}
+
 kata_storage *kata_storage_ref(kata_storage *storage)
 {
 	if (storage)

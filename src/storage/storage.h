@@ -19,6 +19,16 @@ kata_storage_format kata__storage_backing_format(const kata_storage *s);
 const char *const *kata__storage_mount_options(const kata_storage *s);
 const char *kata__storage_format_name(kata_storage_format f); /* "raw", "qcow2": as QEMU spells them */
 
+/* A new storage with the config of this one, at another place (NULL: the same). */
+struct kata__storage_place {
+	const char *path;
+	kata_storage_format format;
+	const char *backing_path; /* NULL: none */
+	kata_storage_format backing_format;
+};
+int kata__storage_clone(const kata_storage *s, const struct kata__storage_place *place, kata_storage **ret,
+			kata_error **err);
+
 /* Config and, when plugged, address and size, for released JSON ("storages": [...]) and back (hostile input). */
 json_t *kata__storage_to_json(const kata_storage *s);
 int kata__storage_from_json(const json_t *o, const char *what, kata_storage **ret, kata_error **err);

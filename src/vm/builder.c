@@ -28,6 +28,14 @@ static int no_build_from_released(void *self, const char *json, size_t length, c
 			  "this builder cannot take over a released VM: its ops have no build_from_released");
 }
 
+static int no_build_from_snapshot(void *self, const kata_snapshot *snapshot, const kata_vm_config *config,
+				  const kata_agent_config *agent_config, const kata_qos_config *qos_config,
+				  const kata_restore_options *options, kata_vm **ret_vm, kata_error **err)
+{
+	return kata__fail(err, KATA_E_UNSUPPORTED, CALLER,
+			  "this builder cannot restore a saved VM: its ops have no build_from_snapshot");
+}
+
 static int check_ops(const kata_vm_builder_ops *ops, kata_error **err)
 {
 	if (!ops->name || !ops->name[0])
@@ -65,6 +73,8 @@ int kata_vm_builder_new(kata_context *context, const kata_vm_builder_ops *ops, v
 	}
 	if (!b->ops.build_from_released)
 		b->ops.build_from_released = no_build_from_released;
+	if (!b->ops.build_from_snapshot)
+		b->ops.build_from_snapshot = no_build_from_snapshot;
 	b->magic = BUILDER_MAGIC;
 	b->ctx = context;
 	b->given = ops;
@@ -114,6 +124,23 @@ int kata_vm_builder_build(kata_vm_builder *builder, const kata_vm_config *config
 	if (rc == 0 && !config)
 		rc = kata__fail(err, KATA_E_INVALID, CALLER, "config: is NULL");
 	return rc < 0 ? rc : builder->ops.build(builder->self, config, agent_config, qos_config, ret_vm, err);
+}
+
+int kata_vm_builder_build_from_snapshot(kata_vm_builder *builder, const kata_snapshot *snapshot,
+					const kata_vm_config *config, const kata_agent_config *agent_config,
+					const kata_qos_config *qos_config, const kata_restore_options *options,
+					kata_vm **ret_vm, kata_error **err)
+{
+	kata_restore_options o = KATA_RESTORE_OPTIONS_INIT;
+	int rc = check(builder, ret_vm, "ret_vm", err);
+
+	if (rc == 0 && !snapshot)
+		rc = kata__fail(err, KATA_E_INVALID, CALLER, "snapshot: is NULL");
+	if (rc == 0)
+		rc = kata__options_read(&o, sizeof(o), options, "options", err);
+	return rc < 0 ? rc
+		      : builder->ops.build_from_snapshot(builder->self, snapshot, config, agent_config, qos_config, &o,
+							 ret_vm, err);
 }
 
 int kata_vm_builder_build_from_released_begin(kata_vm_builder *builder, const char *json, size_t length,

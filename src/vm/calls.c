@@ -13,6 +13,8 @@
 
 #include "base/fd.h"
 #include "base/options.h"
+#include "vm/restore.h"
+#include "vm/save.h"
 #include "vm/warm.h"
 
 #define LIVE_OR_CREATED (KATA__VM_LIVE | KATA__VM_IN(CREATED))
@@ -47,6 +49,7 @@ void kata__vm_free_op_data(void *data)
 	free(d->scratch);
 	free(d->json_owned);
 	free(d->owner_before);
+	kata__save_free(d->save);
 	json_decref(d->record);
 	if (d->holds_life)
 		kata__vm_drop_life(d->vm);
@@ -94,6 +97,12 @@ static int enter(kata_vm *vm, const struct kata__vm_call *call, kata_op *op, kat
 
 	if (!((call->permitted >> s->state) & 1))
 		return kata__vm_fail_state(vm, s->state, call->permitted, call->table->name, err);
+	if (s->frozen)
+		return kata__fail(
+			err, KATA_E_STATE, CALLER,
+			"vm '%s' was saved with its memory shared: its RAM is a part of the snapshot and must "
+			"not change, so it can only be destroyed: %s",
+			vm->id, call->table->name);
 	rc = check_alone(vm, call, err);
 	if (rc < 0)
 		return rc;
@@ -118,8 +127,7 @@ int kata__vm_call_begin(kata_vm *vm, const struct kata__vm_call *call, struct ka
 	rc = kata__op_new(vm->ctx, call->table, take_data, options, vm->time_scale, &op, err);
 	if (rc < 0)
 		return rc;
-	if (vm->dir &&
-	    (call->table == vm->driver->start || !(call->permitted & KATA__VM_IN(CREATED)) || kata__vm_is_warm(vm)))
+	if (vm->dir && (call->starts || !(call->permitted & KATA__VM_IN(CREATED)) || kata__vm_is_warm(vm)))
 		kata__op_set_journal(op, &vm->journal,
 				     vm->id); /* a cold plug has no directory yet, and leaves nothing behind */
 	kata__vm_lock(vm);
@@ -203,9 +211,12 @@ int kata_vm_start_begin(kata_vm *vm, const kata_op_options *options, kata_op **r
 
 	if (rc < 0)
 		return rc;
-	call = (struct kata__vm_call){.table = kata__vm_is_warm(vm) ? vm->driver->start_warm : vm->driver->start,
+	call = (struct kata__vm_call){.table = kata__vm_is_warm(vm) ? vm->driver->start_warm
+					       : vm->restore        ? vm->driver->start_restored
+								    : vm->driver->start,
 				      .permitted = KATA__VM_IN(CREATED),
 				      .next = KATA_VM_STARTING,
+				      .starts = true,
 				      .alone = true};
 	return kata__vm_call_begin(vm, &call, kata__vm_op_new(vm), options, ret_op, err);
 }
@@ -300,7 +311,7 @@ int kata_vm_release(kata_vm *vm, const kata_op_options *options, char **ret_json
 /* ---- destroy ---- */
 
 /* All states but RELEASED. */
-#define DESTROYABLE (((KATA__VM_IN(DESTROYED) << 1) - 1) & ~KATA__VM_IN(RELEASED))
+#define DESTROYABLE (((KATA__VM_IN(SAVING) << 1) - 1) & ~KATA__VM_IN(RELEASED))
 
 /* *ret: the destroy that is under way, or `op`, entered as that; NULL when there is nothing left to destroy. */
 static int enter_destroy(kata_vm *vm, kata_op *op, kata_op **ret, kata_error **err)

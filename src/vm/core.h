@@ -8,6 +8,7 @@
  */
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 
 #include "vm/vm.h"
 
@@ -44,8 +45,10 @@ struct kata__vm_shared {
 	bool warm;             /* until the start: the machine is there, booted and paused (warm.c) */
 	unsigned warm_runs;    /* [leader] device operations for which a warm guest runs (warm_device.c) */
 	kata_vm_origin origin;
-	bool ended;    /* the machine ended by itself */
-	bool owns_dir; /* we made vm->dir or took it over: destroy may remove it */
+	bool ended;     /* the machine ended by itself */
+	bool preparing; /* the step prepare of a start is under way */
+	bool frozen;    /* its RAM is a part of a snapshot: nothing may change it, only a destroy is left */
+	bool owns_dir;  /* we made vm->dir or took it over: destroy may remove it */
 	int ended_fd;
 	struct kata__process_identity process;
 	uint64_t started_ns;
@@ -119,6 +122,8 @@ int kata__vm_device_claim_file(kata_vm *vm, const kata_storage *storage, dev_t d
 /* [any thread] Slot of the device, committed or not; -1 when it is not in the table. */
 int kata__vm_device_slot(kata_vm *vm, const void *storage_or_nic, bool *ret_committed);
 void kata__vm_device_commit(kata_vm *vm, const void *storage_or_nic);
+/* [any thread] The file is the one that was plugged, or nobody knows which that was. */
+bool kata__vm_device_has_file(kata_vm *vm, const kata_storage *storage, const struct stat *st);
 /* Out of the table, slot free, device NEW. */
 void kata__vm_device_drop(kata_vm *vm, const void *storage_or_nic);
 void kata__vm_device_drop_all(kata_vm *vm);
@@ -135,6 +140,7 @@ struct kata__vm_call {
 	const struct kata__op_table *table;
 	uint32_t permitted;
 	int next;
+	bool starts;   /* a table that makes the VM's directory: its ops have a journal nevertheless */
 	bool alone;    /* BUSY while other operations are under way */
 	bool no_agent; /* BUSY while an agent is connected */
 };

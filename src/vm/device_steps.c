@@ -10,9 +10,11 @@
  * must not be free.
  */
 #include "vm/core.h"
-#include "vm/warm.h"
 
 #include <stdio.h>
+
+#include "vm/restore.h"
+#include "vm/warm.h"
 
 /* Slots 8 to 30 of bus 0 first (31 is the chipset's), then their next functions: "08.1/00". */
 void kata__vm_port_address(int port, char out[16])
@@ -148,6 +150,13 @@ static int find(kata_op *op, const void *object, const char *noun, const char *i
 	bool committed = false;
 	int slot, rc = check_state(op, err);
 
+	if (rc == 0 && kata__vm_get_state(d->vm) == KATA_VM_CREATED && !kata__vm_is_warm(d->vm) &&
+	    kata__vm_restore_has(d->vm, object))
+		rc = kata__fail(
+			err, KATA_E_STATE, CALLER,
+			"%s '%s' came with the snapshot, whose state knows of it: it can be removed once vm '%s' "
+			"is started",
+			noun, id, d->vm->id);
 	if (rc < 0)
 		return rc;
 	slot = kata__vm_device_slot(d->vm, object, &committed);

@@ -236,6 +236,19 @@ int kata__vm_device_claim_file(kata_vm *vm, const kata_storage *storage, dev_t d
 	return rc;
 }
 
+bool kata__vm_device_has_file(kata_vm *vm, const kata_storage *storage, const struct stat *st)
+{
+	bool block = S_ISBLK(st->st_mode), has;
+	const struct kata__vm_device *d;
+
+	kata__vm_lock(vm);
+	d = find_object(vm, storage);
+	has = d && (!d->has_file ||
+		    (d->dev == (block ? 0 : st->st_dev) && d->ino == (block ? (ino_t)st->st_rdev : st->st_ino)));
+	kata__vm_unlock(vm);
+	return has;
+}
+
 int kata__vm_device_slot(kata_vm *vm, const void *object, bool *ret_committed)
 {
 	const struct kata__vm_device *d;

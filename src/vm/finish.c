@@ -8,6 +8,14 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "vm/restore.h"
+#include "vm/save.h"
+
+/* What the machine does once it is started. */
+static kata_vm_state started_state(const kata_vm *vm)
+{
+	return vm->restore && vm->restore->flags & KATA_RESTORE_PAUSED ? KATA_VM_PAUSED : KATA_VM_RUNNING;
+}
 
 static void finish_start(kata_vm *vm, int status)
 {
@@ -15,6 +23,7 @@ static void finish_start(kata_vm *vm, int status)
 	bool ended = false;
 
 	kata__vm_lock(vm);
+	s->preparing = false;
 	if (s->state == KATA_VM_STARTING && status < 0 && s->warm) {
 		ended = s->ended;
 		kata__vm_move_locked(vm, ended ? KATA_VM_ENDED : KATA_VM_CREATED);
@@ -25,7 +34,7 @@ static void finish_start(kata_vm *vm, int status)
 		s->process.start_time = 0;
 	} else if (s->state == KATA_VM_STARTING) {
 		ended = s->ended;
-		kata__vm_move_locked(vm, ended ? KATA_VM_ENDED : KATA_VM_RUNNING);
+		kata__vm_move_locked(vm, ended ? KATA_VM_ENDED : started_state(vm));
 		s->warm = false;
 	}
 	kata__vm_unlock(vm);
@@ -72,6 +81,18 @@ static void finish_rebuild(kata_vm *vm, const struct kata__vm_op *d, int status)
 		kata__vm_unregister(vm);
 	if (ended)
 		kata__vm_notify_ended(vm);
+}
+
+/* Where memory is shared, the file under it is the snapshot's now. */
+static void finish_snapshot(kata_vm *vm, const struct kata__vm_op *d, int status)
+{
+	bool frozen = status == 0 && d->save->memory == KATA_SNAPSHOT_SHARED;
+
+	kata__vm_lock(vm);
+	vm->shared->frozen = frozen;
+	if (vm->shared->state == KATA_VM_SAVING)
+		kata__vm_move_locked(vm, frozen ? KATA_VM_PAUSED : d->state_before);
+	kata__vm_unlock(vm);
 }
 
 static void finish_destroy(kata_vm *vm, int status)
@@ -131,12 +152,14 @@ static void publish(kata_vm *vm, kata_op *op, const struct kata__vm_op *d, int s
 	const struct kata__vm_driver *driver = vm->driver;
 	const struct kata__op_table *table = kata__op_get_table(op);
 
-	if (table == driver->start || table == driver->start_warm)
+	if (table == driver->start || table == driver->start_warm || table == driver->start_restored)
 		finish_start(vm, status);
 	else if (table == driver->pause)
 		finish_pause(vm, KATA_VM_PAUSED, status);
 	else if (table == driver->resume)
 		finish_pause(vm, KATA_VM_RUNNING, status);
+	else if (table == driver->snapshot)
+		finish_snapshot(vm, d, status);
 	else if (table == driver->release)
 		finish_release(vm, d, status);
 	else if (table == driver->rebuild)

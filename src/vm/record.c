@@ -165,7 +165,7 @@ int kata_vm_dump(kata_vm *vm, char **ret_json, kata_error **err)
 	if (rc == 0 && !ret_json)
 		rc = kata__fail(err, KATA_E_INVALID, CALLER, "ret_json: is NULL");
 	if (rc == 0)
-		rc = kata__vm_check_state(vm, KATA__VM_LIVE | KATA__VM_IN(RELEASED), "dump", err);
+		rc = kata__vm_check_state(vm, KATA__VM_LIVE | KATA__VM_IN(SAVING) | KATA__VM_IN(RELEASED), "dump", err);
 	return rc < 0 ? rc : kata__vm_record_text(vm, ret_json, err);
 }
 

@@ -76,7 +76,7 @@ int kata_vm_get_stats(kata_vm *vm, kata_vm_stats *ret_stats, kata_error **err)
 	out.nic_count = (uint32_t)kata_vm_get_nic_count(vm);
 	out.slots_total = vm->config->v.device_slots;
 	out.slots_free = out.slots_total - (uint32_t)kata__vm_device_slots_used(vm, false);
-	if (state == KATA_VM_RUNNING || state == KATA_VM_PAUSED) {
+	if (state == KATA_VM_RUNNING || state == KATA_VM_PAUSED || state == KATA_VM_SAVING) {
 		fill_process(&process, &out);
 		out.uptime_ms = started ? (kata__now_ns() - started) / 1000000u : 0;
 	}
@@ -137,9 +137,24 @@ static bool set_connected(kata_vm *vm, bool connected)
 	return before;
 }
 
+static int check_reachable(kata_vm *vm, kata_error **err)
+{
+	bool preparing, frozen;
+
+	kata__vm_lock(vm);
+	preparing = vm->shared->preparing;
+	frozen = vm->shared->frozen;
+	kata__vm_unlock(vm);
+	if (frozen)
+		return kata__fail(err, KATA_E_STATE, CALLER,
+				  "vm '%s' was saved with its memory shared: it can only be destroyed", vm->id);
+	return kata__vm_check_state(vm, KATA__VM_LIVE | (preparing ? KATA__VM_IN(STARTING) : 0),
+				    "connecting to the agent", err);
+}
+
 int kata__vm_connect_agent(kata_vm *vm, int *ret_fd, kata_error **err)
 {
-	int rc = kata__vm_check_state(vm, KATA__VM_LIVE, "connecting to the agent", err);
+	int rc = check_reachable(vm, err);
 
 	if (rc < 0)
 		return rc;

@@ -9,6 +9,7 @@
  *	RUNNING     --kata_vm_pause-->    PAUSED      --kata_vm_resume--> RUNNING        (at the finish)
  *	RUNNING     --kata__vm_ended-->   ENDED       likewise from PAUSED, RELEASING
  *	RUNNING     --kata_vm_release-->  RELEASING   --finish--> RELEASED; failed: back  (likewise from PAUSED)
+ *	RUNNING     --kata_vm_snapshot--> SAVING      --finish--> what it was         (likewise from PAUSED)
  *	REBUILDING  --finish-->           RUNNING or PAUSED as recorded; failed: RELEASED
  *	any but RELEASED --kata_vm_destroy--> DESTROYING --finish--> DESTROYED; failed: stays, may be called again
  *
@@ -31,22 +32,24 @@
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "vm/restore.h"
 
-static const char *const state_names[] = {"created",   "starting", "running",    "paused",     "ended",
-					  "releasing", "released", "rebuilding", "destroying", "destroyed"};
+static const char *const state_names[] = {"created",  "starting",   "running",    "paused",    "ended", "releasing",
+					  "released", "rebuilding", "destroying", "destroyed", "saving"};
 
 #define TO(state) KATA__VM_IN(state)
 static const uint32_t transitions[] = {
 	[KATA_VM_CREATED] = TO(STARTING) | TO(DESTROYING) | TO(ENDED),
-	[KATA_VM_STARTING] = TO(RUNNING) | TO(CREATED) | TO(ENDED) | TO(DESTROYING),
-	[KATA_VM_RUNNING] = TO(PAUSED) | TO(ENDED) | TO(RELEASING) | TO(DESTROYING),
-	[KATA_VM_PAUSED] = TO(RUNNING) | TO(ENDED) | TO(RELEASING) | TO(DESTROYING) | TO(CREATED),
+	[KATA_VM_STARTING] = TO(RUNNING) | TO(PAUSED) | TO(CREATED) | TO(ENDED) | TO(DESTROYING),
+	[KATA_VM_RUNNING] = TO(PAUSED) | TO(ENDED) | TO(RELEASING) | TO(SAVING) | TO(DESTROYING),
+	[KATA_VM_PAUSED] = TO(RUNNING) | TO(ENDED) | TO(RELEASING) | TO(SAVING) | TO(DESTROYING) | TO(CREATED),
 	[KATA_VM_ENDED] = TO(DESTROYING),
 	[KATA_VM_RELEASING] = TO(RELEASED) | TO(RUNNING) | TO(PAUSED) | TO(ENDED) | TO(DESTROYING),
 	[KATA_VM_RELEASED] = 0,
 	[KATA_VM_REBUILDING] = TO(RUNNING) | TO(PAUSED) | TO(RELEASED) | TO(DESTROYING),
 	[KATA_VM_DESTROYING] = TO(DESTROYED),
 	[KATA_VM_DESTROYED] = 0,
+	[KATA_VM_SAVING] = TO(RUNNING) | TO(PAUSED) | TO(ENDED) | TO(DESTROYING),
 };
 
 const char *kata_vm_origin_get_name(kata_vm_origin origin)
@@ -118,7 +121,7 @@ void kata__vm_move_locked(kata_vm *vm, kata_vm_state state)
 	assert((transitions[s->state] >> state) & 1);
 	if (!((transitions[s->state] >> state) & 1))
 		return;
-	if (state == KATA_VM_RUNNING && s->state == KATA_VM_STARTING)
+	if (s->state == KATA_VM_STARTING && (state == KATA_VM_RUNNING || state == KATA_VM_PAUSED))
 		s->started_ns = kata__now_ns();
 	s->state = state;
 	if (state == KATA_VM_RUNNING || state == KATA_VM_PAUSED)
@@ -268,6 +271,8 @@ void kata__vm_free(kata_vm *vm)
 	if (vm->impl)
 		vm->driver->deinit(vm);
 	free_shared(vm);
+	kata__vm_restore_free(vm->restore);
+	kata__vm_preparation_free(vm->preparation);
 	kata__slots_deinit(&vm->ports);
 	kata__slots_deinit(&vm->luns);
 	if (vm->journal.path)

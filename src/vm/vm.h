@@ -32,6 +32,8 @@ struct kata__vm_driver {
 	const struct kata__op_table *add_nic_cold, *add_nic, *remove_nic_cold, *remove_nic;
 	const struct kata__op_table *pause, *resume;
 	const struct kata__op_table *release, *rebuild, *destroy;
+	/* May: saving (vm/save.h), and the start of a VM made from a snapshot (vm/restore.h). Both or none. */
+	const struct kata__op_table *snapshot, *start_restored;
 	/* Makes / frees vm->impl. init is called by the build, deinit when memory is freed (the machine is gone by
 	 * then). */
 	int (*init)(kata_vm *vm, kata_error **err);
@@ -69,7 +71,9 @@ struct kata_vm {
 	/* [leader] */
 	struct kata__slots ports; /* root ports, or the mock's slots */
 	struct kata__slots luns;
-	bool agent_connected; /* one connection at a time; written under the mutex too */
+	bool agent_connected;          /* one connection at a time; written under the mutex too */
+	struct kata__restore *restore; /* made from a snapshot: vm/restore.h. Constant after the build */
+	struct kata__vm_preparation *preparation;
 
 	/* under mutex */
 	struct kata__vm_shared *shared; /* state, pid, device lists, ended eventfd: vm/vm.c */
@@ -96,6 +100,7 @@ struct kata__vm_op {
 	kata_device_state device_before;  /* unplug: what to go back to */
 	uint64_t epoch;                   /* rebuild: of the ownership taken */
 	bool released_removed;            /* rebuild: released.json was there */
+	struct kata__save *save;          /* snapshot: freed with the op */
 };
 
 /* State. [any thread] get; set moves along the transition table and asserts it. */
@@ -175,6 +180,20 @@ int kata__vm_step_drop_released(kata_op *op, kata_error **err);
 int kata__vm_step_cancel_operations(kata_op *op, kata_error **err);
 int kata__vm_step_await_operations(kata_op *op, kata_error **err);
 int kata__vm_step_remove_dir(kata_op *op, kata_error **err);
+
+/*
+ * The last step of a start (vm/restore_steps.c): runs the op that a room above has set for it, as its child; nothing
+ * where none is set. The machine runs, and its agent can be connected to although the VM is STARTING.
+ */
+int kata__vm_step_prepare(kata_op *op, kata_error **err);
+/*
+ * For a room above: fn is called by every start from then on and returns an op, begun or not, that must have ended well
+ * for the start to succeed (*ret_op NULL: nothing to do). When it fails everything is undone. free_user is called once,
+ * when the VM's memory goes or another is set. Not while a start is under way. fn NULL: none.
+ */
+typedef int (*kata__vm_prepare_fn)(kata_vm *vm, void *user, kata_op **ret_op, kata_error **err);
+int kata__vm_set_prepare(kata_vm *vm, kata__vm_prepare_fn fn, void *user, void (*free_user)(void *user),
+			 kata_error **err);
 
 /* Root port slot number on pcie.0 of port i, and the address strings: "SS/00" and "0:LUN". */
 #define KATA__VM_FIRST_PORT_SLOT 8

@@ -23,6 +23,10 @@ typedef struct kata_vm_builder_ops {
 	int (*get_capabilities)(void *self, kata_capabilities *ret_capabilities, kata_error **err);
 	/* must */
 	void (*free)(void *self);
+	/* may; NULL: UNSUPPORTED */
+	int (*build_from_snapshot)(void *self, const kata_snapshot *snapshot, const kata_vm_config *config,
+				   const kata_agent_config *agent_config, const kata_qos_config *qos_config,
+				   const kata_restore_options *options, kata_vm **ret_vm, kata_error **err);
 } kata_vm_builder_ops;
 
 /* ops must stay valid; self is freed by ops->free (not when this fails). */

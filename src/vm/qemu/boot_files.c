@@ -141,3 +141,18 @@ void kata__qemu_boot_files_close(struct kata__qemu_boot_files *f)
 	kata__close_fd(&f->image_fd);
 	kata__close_fd(&f->memory_fd);
 }
+
+int kata__qemu_check_memory(const char *snapshot, int fd, const struct kata__qemu_settings *s, kata_error **err)
+{
+	struct stat st;
+
+	if (fstat(fd, &st))
+		return kata__fail_errno(err, errno, "cannot look at the memory of %s", snapshot);
+	if (may(&st, s, 6))
+		return 0;
+	return kata__fail(
+		err, KATA_E_PERMISSION, CALLER,
+		"the file of the saved RAM, %s/memory, has mode %04o, owner %u: uid %u, with which QEMU runs, "
+		"may not open it. It was saved by a QEMU with another run_as_uid",
+		snapshot, (unsigned)(st.st_mode & 07777), (unsigned)st.st_uid, (unsigned)s->uid);
+}

@@ -22,4 +22,6 @@ int kata__qemu_boot_files_open(const kata_vm_config *c, const struct kata__qemu_
 int kata__qemu_memory_file_open(const kata_vm_config *c, const struct kata__qemu_settings *s,
 				struct kata__qemu_boot_files *ret, kata_error **err);
 void kata__qemu_boot_files_close(struct kata__qemu_boot_files *f);
+/* QEMU opens the file of a saved RAM again by itself, for reading and writing, though it maps it privately. */
+int kata__qemu_check_memory(const char *snapshot, int fd, const struct kata__qemu_settings *s, kata_error **err);
 #endif

@@ -22,8 +22,10 @@
 #include "vm/qemu/accel.h"
 #include "vm/qemu/boot_files.h"
 #include "vm/qemu/caps.h"
+#include "vm/qemu/host_cpu.h"
 #include "vm/qemu/machine.h"
 #include "vm/qemu/vsock.h"
+#include "vm/restore.h"
 
 #define NOBODY 65534u
 #define DEFAULT_MACHINE "q35"
@@ -176,7 +178,7 @@ static int equip(struct builder *b, kata_vm *vm, kata_error **err)
 	return q->settings.binary ? 0 : kata__fail_no_memory(err);
 }
 
-static int equip_new(struct builder *b, kata_vm *vm, kata_error **err)
+static int equip_new(struct builder *b, kata_vm *vm, const char *machine, kata_error **err)
 {
 	struct kata__qemu *q = kata__qemu_of(vm);
 	int rc = equip(b, vm, err);
@@ -184,7 +186,7 @@ static int equip_new(struct builder *b, kata_vm *vm, kata_error **err)
 	if (rc)
 		return rc;
 	q->kvm = b->accel.kvm;
-	q->machine = kata__strdup(machine_of(&vm->config->v));
+	q->machine = kata__strdup(machine);
 	snprintf(vm->accelerator, sizeof(vm->accelerator), "%s", q->kvm ? "kvm" : "tcg");
 	snprintf(vm->accelerator_reason, sizeof(vm->accelerator_reason), "%s", b->accel.reason);
 	vm->time_scale = q->kvm ? 1 : TCG_TIME_SCALE;
@@ -227,7 +229,7 @@ static int build_locked(struct builder *b, const kata_vm_config *config, const k
 	    (rc = check_config(b, &c, err)) || (rc = choose_channel(b, agent, &channel, err)) ||
 	    (rc = kata__vm_new(b->ctx, &kata__qemu_driver, config, &channel, qos, &vm, err)))
 		return rc;
-	rc = equip_new(b, vm, err);
+	rc = equip_new(b, vm, machine_of(&vm->config->v), err);
 	if (rc)
 		kata_vm_unref(vm);
 	else
@@ -245,6 +247,67 @@ static int build(void *self, const kata_vm_config *config, const kata_agent_conf
 		return rc;
 	pthread_mutex_lock(&b->mutex);
 	rc = build_locked(b, config, agent, qos, ret_vm, err);
+	pthread_mutex_unlock(&b->mutex);
+	return rc;
+}
+
+/* ---- from a snapshot */
+
+/* The state of one QEMU is loaded only by the like of it. */
+static int check_vmm(const struct builder *b, const struct kata__manifest *m, kata_error **err)
+{
+	const char *accelerator = b->accel.kvm ? "kvm" : "tcg";
+	char version[32];
+
+	snprintf(version, sizeof(version), "%u.%u.%u", b->caps->version[0], b->caps->version[1], b->caps->version[2]);
+	if (strcmp(m->driver, "qemu") != 0)
+		return 0; /* refused by name in the core */
+	if (strcmp(m->vmm_version, version) != 0)
+		return kata__fail(err, KATA_E_VERSION, CALLER, "snapshot: was saved by QEMU %s, %s is %s",
+				  m->vmm_version, b->settings.binary, version);
+	if (!kata__qemu_caps_find_machine(b->caps, m->machine))
+		return kata__fail(err, KATA_E_VERSION, CALLER, "snapshot: is of a machine '%s', %s has none",
+				  m->machine, b->settings.binary);
+	if (strcmp(m->accelerator, accelerator) != 0)
+		return kata__fail(err, KATA_E_UNSUPPORTED, CALLER,
+				  "snapshot: was saved under %s, this builder runs machines under %s: %s",
+				  m->accelerator, accelerator, b->accel.reason);
+	return kata__qemu_host_cpu_check(m, b->accel.kvm, err);
+}
+
+static int restore_locked(struct builder *b, const kata_snapshot *snapshot, const kata_vm_config *config,
+			  const kata_agent_config *agent, const kata_qos_config *qos,
+			  const kata_restore_options *options, kata_vm **ret_vm, kata_error **err)
+{
+	const struct kata__manifest *m = kata__snapshot_manifest(snapshot);
+	struct kata__problems problems = {0};
+	kata_vm *vm = NULL;
+	int rc;
+
+	if ((rc = know(b, err)) || (rc = check_vmm(b, m, err)) ||
+	    (rc = kata__vm_new_from_snapshot(b->ctx, &kata__qemu_driver, snapshot, config, agent, qos, options, &vm,
+					     err)))
+		return rc;
+	check_boot_files(b, &vm->config->v, &problems);
+	rc = kata__problems_finish(&problems, "config", err);
+	if (!rc)
+		rc = equip_new(b, vm, m->machine, err);
+	if (rc)
+		kata_vm_unref(vm);
+	else
+		*ret_vm = vm;
+	return rc;
+}
+
+static int build_from_snapshot(void *self, const kata_snapshot *snapshot, const kata_vm_config *config,
+			       const kata_agent_config *agent, const kata_qos_config *qos,
+			       const kata_restore_options *options, kata_vm **ret_vm, kata_error **err)
+{
+	struct builder *b = self;
+	int rc;
+
+	pthread_mutex_lock(&b->mutex);
+	rc = restore_locked(b, snapshot, config, agent, qos, options, ret_vm, err);
 	pthread_mutex_unlock(&b->mutex);
 	return rc;
 }
@@ -287,7 +350,7 @@ static void describe(const struct builder *b, kata_capabilities *c)
 	c->isolation = b->accel.kvm;
 	c->hotplug_storage = c->hotplug_nic = c->pause = c->release = true;
 	c->vsock = has_vsock(b);
-	c->snapshot = false;
+	c->snapshot = true;
 	c->cpus_max = m ? m->cpus_max : 0;
 	c->device_slots_max = PORTS_MAX;
 	c->scsi_luns_max = KATA__VM_LUNS_MAX;
@@ -324,6 +387,7 @@ static const kata_vm_builder_ops ops = {
 	.build_from_released = build_from_released,
 	.get_capabilities = get_capabilities,
 	.free = free_builder,
+	.build_from_snapshot = build_from_snapshot,
 };
 
 /* ---- making one */

@@ -18,6 +18,8 @@
 #include "vm/vm.h"
 
 #define FIRST_CHILD_FD 3
+/* What QEMU names the RAM of a q35 machine that has no file: so a saved state does not depend on where it was. */
+#define RAM "pc.ram"
 
 /* ---- the two lists */
 
@@ -156,7 +158,7 @@ static void add_machine(struct kata__qemu_launch *l, const struct kata__qemu_boo
 	option(l, "-name", "%s", b->id);
 	option(l, "-uuid", "%s", b->uuid);
 	option(l, "-machine", "%s,accel=%s,usb=off,vmport=off,sata=off,smbus=off%s", b->machine, b->kvm ? "kvm" : "tcg",
-	       b->memory_fd >= 0 ? ",memory-backend=ram" : "");
+	       b->memory_fd >= 0 ? ",memory-backend=" RAM : "");
 	option(l, "-cpu", "%s", b->kvm ? "host" : "max");
 	option(l, "-smp", "cpus=%" PRIu32 ",maxcpus=%" PRIu32, c->cpus, c->cpus_max);
 	if (c->memory_max_mib > c->memory_mib && c->memory_slots)
@@ -174,12 +176,12 @@ static void add_memory_file(struct kata__qemu_launch *l, const struct kata__qemu
 		return;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", pass(l, b->memory_fd));
 	json_option(l, "-object",
-		    json_pack("{s:s, s:s, s:I, s:s, s:b}", "qom-type", "memory-backend-file", "id", "ram", "size",
+		    json_pack("{s:s, s:s, s:I, s:s, s:b}", "qom-type", "memory-backend-file", "id", RAM, "size",
 			      (json_int_t)(b->config->memory_mib << 20), "mem-path", path, "share",
-			      b->config->memory_shared));
+			      (int)b->config->memory_shared));
 }
 
-static void add_hardening(struct kata__qemu_launch *l)
+static void add_hardening(struct kata__qemu_launch *l, bool incoming)
 {
 	flag(l, "-nodefaults");
 	flag(l, "-no-user-config");
@@ -187,6 +189,8 @@ static void add_hardening(struct kata__qemu_launch *l)
 	flag(l, "-no-reboot");
 	option(l, "-sandbox", "%s", KATA__QEMU_SANDBOX);
 	flag(l, "-S");
+	if (incoming)
+		option(l, "-incoming", "defer");
 }
 
 static void add_chardev(struct kata__qemu_launch *l, const char *id, int parent_fd)
@@ -302,7 +306,7 @@ int kata__qemu_launch_make(const struct kata__qemu_boot *b, struct kata__qemu_la
 	push(&l, kata__strdup(b->binary));
 	add_machine(&l, b);
 	add_memory_file(&l, b);
-	add_hardening(&l);
+	add_hardening(&l, b->incoming);
 	add_channels(&l, b);
 	add_kernel(&l, b, params);
 	add_image(&l, b);

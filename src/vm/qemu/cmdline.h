@@ -43,6 +43,7 @@ struct kata__qemu_boot {
 	bool kvm;
 	const kata_vm_config *config; /* defaults filled in */
 	const struct kata__qemu_cold *devices;
+	bool incoming; /* waits for a saved state; its RAM is not written back to memory_fd */
 	bool agent_vsock;
 	unsigned vsock_cid;
 	/* The parent's fds; -1: none (initrd, image, memory, vsock). */

@@ -13,6 +13,7 @@
 #include "base/fd.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "vm/qemu/migration.h"
 
 #define LAST_WORDS_MAX 4096
 #define LOG_MAX (1024 * 1024) /* bytes of vmm.log; a guest may make QEMU complain */
@@ -113,6 +114,7 @@ static void on_exit_seen(void *user, uint32_t events)
 	q->qmp = NULL;
 	kata__qmp_close(qmp, why);
 	kata__qemu_fail_waiters(q, why);
+	kata__qemu_fail_migration(q, why);
 	kata__qemu_forget_strays(q);
 	kata__console_detach(&q->console);
 	q->killing = NULL;
@@ -157,6 +159,8 @@ static void on_event(void *user, const char *name, const json_t *data)
 	q->silent = false;
 	if (strcmp(name, "DEVICE_DELETED") == 0 && device)
 		kata__qemu_on_deleted(q, device);
+	else if (strcmp(name, "MIGRATION") == 0 && json_is_string(json_object_get(data, "status")))
+		kata__qemu_on_migration(q, json_string_value(json_object_get(data, "status")));
 }
 
 static void on_broken(void *user, const kata_error *err)
@@ -166,6 +170,7 @@ static void on_broken(void *user, const kata_error *err)
 	kata__log(q->vm->ctx, kata_error_get_status(err) == KATA_E_GONE ? KATA_LOG_DEBUG : KATA_LOG_WARNING, "vm",
 		  "vm %s: %s", q->vm->id, kata_error_get_message(err));
 	kata__qemu_fail_waiters(q, err);
+	kata__qemu_fail_migration(q, err);
 }
 
 static const struct kata__qmp_handler handler = {.on_event = on_event, .on_broken = on_broken};
@@ -314,11 +319,19 @@ static void on_again(void *user)
 		call_end(c, rc, NULL, err);
 }
 
-/* QEMU tells that a device is deleted a moment before it lets go of the device's node. */
+/* QEMU tells that a device is deleted a moment before it lets go of the device's node, and that a state is written a
+ * moment before it may run on. */
+static bool is_nearly_there(const char *command, const char *message)
+{
+	if (!command)
+		return false;
+	return (strcmp(command, "blockdev-del") == 0 && strstr(message, "is in use")) ||
+	       (strcmp(command, "cont") == 0 && strstr(message, "is not finalized yet"));
+}
+
 static bool try_again_soon(struct call *c, const kata_error *err)
 {
-	if (!c->command || strcmp(c->command, "blockdev-del") != 0 ||
-	    !strstr(kata_error_get_message(err), "is in use") || c->busy_tries++ >= BUSY_TRIES_MAX)
+	if (!is_nearly_there(c->command, kata_error_get_message(err)) || c->busy_tries++ >= BUSY_TRIES_MAX)
 		return false;
 	return kata__timer_add(kata__context_loop(c->q->vm->ctx), kata__deadline_in_ms(BUSY_MS), on_again, c, &c->again,
 			       NULL) == 0;

@@ -51,6 +51,10 @@ struct kata__qemu {
 	struct kata__qemu_clearing *clearings;
 	struct kata__timer *stray_timer;
 	uint64_t stray_repeat_ms;
+	char migration[16]; /* its status, as the last event or answer said; "" before it begins */
+	kata_op *migrating; /* referenced: waits for its end */
+	uint64_t migrating_token;
+	bool was_saved;   /* looked at by a save: it was saved while it was paused, and stands still since */
 	char *last_words; /* under console.mutex */
 	kata_op *killing; /* referenced: a destroy that waits for the exit */
 	uint64_t killing_token;
@@ -138,8 +142,8 @@ char *kata__qemu_console(kata_vm *vm, size_t *ret_len);
 void kata__qemu_keep_last_words(kata_vm *vm);
 
 /* The tables of the driver. */
-extern const struct kata__op_table kata__qemu_start, kata__qemu_start_warm, kata__qemu_pause, kata__qemu_resume,
-	kata__qemu_release, kata__qemu_rebuild, kata__qemu_destroy;
+extern const struct kata__op_table kata__qemu_start, kata__qemu_start_warm, kata__qemu_start_restored, kata__qemu_pause,
+	kata__qemu_resume, kata__qemu_release, kata__qemu_rebuild, kata__qemu_destroy, kata__qemu_snapshot;
 extern const struct kata__op_table kata__qemu_add_storage, kata__qemu_remove_storage, kata__qemu_add_storage_cold,
 	kata__qemu_remove_storage_cold;
 extern const struct kata__op_table kata__qemu_add_nic, kata__qemu_remove_nic, kata__qemu_add_nic_cold,

@@ -5,7 +5,7 @@
  * The sockets are made and listened on here and given to QEMU, so a connect cannot come too early; our ends of the
  * listening ones are closed as soon as QEMU has them, so that a connection to a QEMU that died breaks.
  */
-#include "vm/qemu/machine.h"
+#include "vm/qemu/start.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,6 +19,7 @@
 #include "base/text.h"
 #include "vm/qemu/boot_files.h"
 #include "vm/qemu/vsock.h"
+#include "vm/restore.h"
 
 #define KILL_MS 5000
 
@@ -36,7 +37,7 @@ static struct scratch *scratch_of(const kata_op *op)
 	return kata__vm_op_data(op)->scratch;
 }
 
-static int step_make_dir(kata_op *op, kata_error **err)
+int kata__qemu_start_make_dir(kata_op *op, kata_error **err)
 {
 	struct kata__vm_op *d = kata__vm_op_data(op);
 	struct scratch *s = calloc(1, sizeof(*s));
@@ -74,7 +75,16 @@ static void close_files(struct scratch *s)
 	kata__close_fd(&s->pid_file_fd);
 }
 
-static int step_open_files(kata_op *op, kata_error **err)
+static int check_saved_memory(const kata_vm *vm, kata_error **err)
+{
+	const struct kata__restore *r = vm->restore;
+
+	return r && r->memory_fd >= 0 ? kata__qemu_check_memory(kata_snapshot_get_path(r->snapshot), r->memory_fd,
+								&kata__qemu_of(vm)->settings, err)
+				      : 0;
+}
+
+int kata__qemu_start_open_files(kata_op *op, kata_error **err)
 {
 	kata_vm *vm = kata__vm_op_data(op)->vm;
 	const struct kata__qemu_settings *settings = &kata__qemu_of(vm)->settings;
@@ -84,12 +94,13 @@ static int step_open_files(kata_op *op, kata_error **err)
 	if ((rc = kata__qemu_boot_files_open(&vm->config->v, settings, &s->files, err)) ||
 	    (rc = open_in_dir(vm, "vmm.log", &s->log_fd, err)) ||
 	    (rc = open_in_dir(vm, "vmm.pid", &s->pid_file_fd, err)) ||
-	    (rc = kata__qemu_memory_file_open(&vm->config->v, settings, &s->files, err)))
+	    (rc = kata__qemu_memory_file_open(&vm->config->v, settings, &s->files, err)) ||
+	    (rc = check_saved_memory(vm, err)))
 		close_files(s);
 	return rc;
 }
 
-static int undo_open_files(kata_op *op, kata_error **err)
+int kata__qemu_start_undo_open_files(kata_op *op, kata_error **err)
 {
 	struct scratch *s = scratch_of(op);
 
@@ -114,7 +125,7 @@ static int listen_for_agent(const kata_vm *vm, struct scratch *s, kata_error **e
 	return kata__unix_listen(vm->dir, "agent.sock", &s->agent_fd, err);
 }
 
-static int step_listen(kata_op *op, kata_error **err)
+int kata__qemu_start_listen(kata_op *op, kata_error **err)
 {
 	const kata_vm *vm = kata__vm_op_data(op)->vm;
 	struct scratch *s = scratch_of(op);
@@ -127,7 +138,7 @@ static int step_listen(kata_op *op, kata_error **err)
 	return rc;
 }
 
-static int undo_listen(kata_op *op, kata_error **err)
+int kata__qemu_start_undo_listen(kata_op *op, kata_error **err)
 {
 	close_listeners(scratch_of(op)); /* the names go with the directory */
 	return KATA__STEP_DONE;
@@ -149,7 +160,9 @@ static struct kata__qemu_boot describe(const kata_vm *vm, const struct scratch *
 					.kernel_fd = s->files.kernel_fd,
 					.initrd_fd = s->files.initrd_fd,
 					.image_fd = s->files.image_fd,
-					.memory_fd = s->files.memory_fd,
+					.memory_fd = vm->restore && vm->restore->memory_fd >= 0 ? vm->restore->memory_fd
+												: s->files.memory_fd,
+					.incoming = vm->restore != NULL,
 					.qmp_fd = s->qmp_fd,
 					.console_fd = s->console_fd,
 					.agent_fd = s->agent_fd,
@@ -197,19 +210,25 @@ static int spawn(const struct kata__qemu_settings *settings, const struct kata__
 	return rc;
 }
 
-/* The cold list does not change while the VM is STARTING. */
-static int step_spawn(kata_op *op, kata_error **err)
+/* Neither the cold list nor vm->restore changes while the VM is STARTING. */
+int kata__qemu_start_spawn(kata_op *op, kata_error **err)
 {
 	kata_vm *vm = kata__vm_op_data(op)->vm;
 	struct scratch *s = scratch_of(op);
+	struct kata__qemu_cold *saved = NULL;
 	struct kata__qemu_boot boot = describe(vm, s);
 	struct kata__qemu_launch launch;
-	int rc = kata__qemu_launch_make(&boot, &launch, err);
+	int rc = vm->restore ? kata__qemu_list_restored(vm->restore, &saved, err) : 0;
 
-	if (rc)
-		return rc;
-	rc = spawn(&kata__qemu_of(vm)->settings, &launch, s, err);
-	kata__qemu_launch_deinit(&launch);
+	if (vm->restore)
+		boot.devices = saved;
+	if (!rc)
+		rc = kata__qemu_launch_make(&boot, &launch, err);
+	if (!rc) {
+		rc = spawn(&kata__qemu_of(vm)->settings, &launch, s, err);
+		kata__qemu_launch_deinit(&launch);
+	}
+	free(saved);
 	if (rc)
 		return rc;
 	close_listeners(s);
@@ -217,7 +236,7 @@ static int step_spawn(kata_op *op, kata_error **err)
 	return KATA__STEP_DONE;
 }
 
-static int undo_spawn(kata_op *op, kata_error **err)
+int kata__qemu_start_undo_spawn(kata_op *op, kata_error **err)
 {
 	kill_and_reap(scratch_of(op));
 	kata__qemu_keep_last_words(kata__vm_op_data(op)->vm);
@@ -227,7 +246,7 @@ static int undo_spawn(kata_op *op, kata_error **err)
 /* ---- its monitor and console */
 
 /* A step of its own: whatever fails after it, QEMU must be let go of before it is killed. */
-static int step_watch_process(kata_op *op, kata_error **err)
+int kata__qemu_start_watch_process(kata_op *op, kata_error **err)
 {
 	struct kata__qemu *q = kata__qemu_of_op(op);
 	int rc = kata__qemu_adopt(q, kata__take_fd(&scratch_of(op)->pidfd), err);
@@ -236,34 +255,35 @@ static int step_watch_process(kata_op *op, kata_error **err)
 	return rc;
 }
 
-static int undo_watch_process(kata_op *op, kata_error **err)
+int kata__qemu_start_undo_watch_process(kata_op *op, kata_error **err)
 {
 	scratch_of(op)->pidfd = kata__qemu_let_go(kata__qemu_of_op(op));
 	return KATA__STEP_DONE;
 }
 
-static int step_connect_console(kata_op *op, kata_error **err)
+int kata__qemu_start_connect_console(kata_op *op, kata_error **err)
 {
 	return kata__qemu_connect_console(kata__qemu_of_op(op), err);
 }
 
-static int step_cont(kata_op *op, kata_error **err)
+int kata__qemu_start_cont(kata_op *op, kata_error **err)
 {
 	return kata__qemu_plain_command(op, "cont", NULL, err);
 }
 
-static int step_commit(kata_op *op, kata_error **err)
+int kata__qemu_start_commit(kata_op *op, kata_error **err)
 {
 	kata_vm *vm = kata__vm_op_data(op)->vm;
 	struct scratch *s = scratch_of(op);
 
 	kata__vm_set_pid(vm, s->process.pid, s->process.start_time);
+	kata__qemu_of(vm)->vsock_cid = s->vsock_cid;
 	kata__qemu_of(vm)->has_dir = true;
 	return KATA__STEP_DONE;
 }
 
 /* "Connection reset by peer" helps nobody: what QEMU said last is the message. */
-static void say_why(kata_error **error)
+static void say_why(const kata_vm *vm, kata_error **error)
 {
 	const char *output = kata_error_get_vmm_output(*error), *line = output;
 
@@ -273,10 +293,12 @@ static void say_why(kata_error **error)
 	if (!line || !*line)
 		return;
 	kata__error_wrap(error, KATA_E_GONE, "QEMU ended while it started: %.*s", (int)strcspn(line, "\n"), line);
-	kata__error_set_hint(*error, "look at what it names in the vm_config: kernel, initrd, memory_mib, machine");
+	kata__error_set_hint(*error, vm->restore ? "a state that cannot be loaded is cut, or of another machine"
+						 : "look at what it names in the vm_config: kernel, initrd, "
+						   "memory_mib, machine");
 }
 
-static void finish(kata_op *op, int status, kata_error **error)
+void kata__qemu_start_finish(kata_op *op, int status, kata_error **error)
 {
 	struct scratch *s = scratch_of(op);
 
@@ -287,35 +309,40 @@ static void finish(kata_op *op, int status, kata_error **error)
 	}
 	if (status == 0)
 		kata__qemu_drop_cold(kata__qemu_of_op(op)); /* QEMU has its own fds */
+	if (kata__vm_op_data(op)->vm->restore)
+		kata__vm_restore_close(kata__vm_op_data(op)->vm->restore);
 	kata__vm_finish_device(op, status, error);
 	if (status == KATA_E_GONE)
-		say_why(error);
+		say_why(kata__vm_op_data(op)->vm, error);
 }
 
 static const struct kata__step steps[] = {
 	{.name = "make-dir",
-	 .run = step_make_dir,
+	 .run = kata__qemu_start_make_dir,
 	 .undo = kata__vm_step_unmake_dir,
 	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING},
 	{.name = "open-files",
-	 .run = step_open_files,
-	 .undo = undo_open_files,
+	 .run = kata__qemu_start_open_files,
+	 .undo = kata__qemu_start_undo_open_files,
 	 .flags = KATA__STEP_BLOCKING | KATA__STEP_JOURNAL},
-	{.name = "listen", .run = step_listen, .undo = undo_listen, .flags = KATA__STEP_BLOCKING},
+	{.name = "listen",
+	 .run = kata__qemu_start_listen,
+	 .undo = kata__qemu_start_undo_listen,
+	 .flags = KATA__STEP_BLOCKING},
 	{.name = "spawn",
-	 .run = step_spawn,
-	 .undo = undo_spawn,
+	 .run = kata__qemu_start_spawn,
+	 .undo = kata__qemu_start_undo_spawn,
 	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING | KATA__STEP_JOURNAL},
-	{.name = "watch-process", .run = step_watch_process, .undo = undo_watch_process},
+	{.name = "watch-process", .run = kata__qemu_start_watch_process, .undo = kata__qemu_start_undo_watch_process},
 	{.name = "connect-qmp", .run = kata__qemu_step_connect},
-	{.name = "connect-console", .run = step_connect_console},
-	{.name = "cont", .run = step_cont},
-	{.name = "commit", .run = step_commit},
+	{.name = "connect-console", .run = kata__qemu_start_connect_console},
+	{.name = "cont", .run = kata__qemu_start_cont},
+	{.name = "commit", .run = kata__qemu_start_commit},
 };
 const struct kata__op_table kata__qemu_start = {
 	.name = "start",
 	KATA__STEPS(steps),
 	.timeout_ms = 10000,
-	.finish = finish,
+	.finish = kata__qemu_start_finish,
 	.free_data = kata__vm_free_op_data,
 };

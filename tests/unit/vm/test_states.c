@@ -207,8 +207,8 @@ REFUSED_OUTSIDE_OF_LIFE(release, "running or paused")
 REFUSED(release, CREATED, "running or paused")
 REFUSED(release, RELEASED, "running or paused")
 
-REFUSED_OUTSIDE_OF_LIFE(dump, "running, paused or released")
-REFUSED(dump, CREATED, "running, paused or released")
+REFUSED_OUTSIDE_OF_LIFE(dump, "running, paused, released or saving")
+REFUSED(dump, CREATED, "running, paused, released or saving")
 
 REFUSED(destroy, RELEASED, "destroyed")
 REFUSED(wait, RELEASED, "destroyed")

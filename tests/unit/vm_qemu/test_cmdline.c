@@ -233,11 +233,11 @@ Test(cmdline, memory_file_is_an_object_that_the_machine_uses)
 	boot.memory_fd = 60;
 	config.memory_shared = true;
 	make();
-	o = find_json("-object", "id", "ram");
+	o = find_json("-object", "id", "pc.ram");
 	cr_assert_not_null(o);
 	cr_assert_eq(json_integer_value(json_object_get(o, "size")), 128 << 20);
 	cr_assert(json_is_true(json_object_get(o, "share")));
-	cr_assert(strstr(value_of("-machine"), ",memory-backend=ram"));
+	cr_assert(strstr(value_of("-machine"), ",memory-backend=pc.ram"));
 	json_decref(o);
 }
 

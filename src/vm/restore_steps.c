@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The steps of a restore that make and open files. They run on a worker and touch vm->restore, which nobody else looks
+ * at while the VM is STARTING.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/text.h"
+#include "storage/qcow2.h"
+#include "vm/core.h"
+#include "vm/restore.h"
+
+#define SMALL_STATE_BYTES (UINT64_C(16) << 20) /* up to here the digest is always computed */
+
+static struct kata__restore *restore_of(const kata_op *op)
+{
+	return kata__vm_op_data(op)->vm->restore;
+}
+
+/* ---- state and memory ---- */
+
+static void close_state(struct kata__restore *r)
+{
+	kata__close_fd(&r->state_fd);
+	kata__close_fd(&r->memory_fd);
+}
+
+int kata__restore_step_open_state(kata_op *op, kata_error **err)
+{
+	struct kata__restore *r = restore_of(op);
+	const struct kata__manifest *m = kata__snapshot_manifest(r->snapshot);
+	const struct kata__manifest_part *state = kata__manifest_find_part(m, KATA__MANIFEST_STATE);
+	int rc = kata__snapshot_open_part(r->snapshot, KATA__MANIFEST_STATE, O_RDONLY,
+					  state->file.size_bytes <= SMALL_STATE_BYTES, &r->state_fd, err);
+
+	if (rc == 0 && m->memory == KATA_SNAPSHOT_SHARED)
+		rc = kata__snapshot_open_part(r->snapshot, KATA__MANIFEST_MEMORY, O_RDWR, false, &r->memory_fd, err);
+	if (rc < 0)
+		close_state(r);
+	return rc;
+}
+
+int kata__restore_step_close_state(kata_op *op, kata_error **err)
+{
+	close_state(restore_of(op));
+	return KATA__STEP_DONE;
+}
+
+/* ---- disks ---- */
+
+/* The file to be made; ours from here on. */
+static int make_file(struct kata__restore_disk *d, int *ret_fd, kata_error **err)
+{
+	const char *path = kata_storage_get_path(d->storage);
+
+	*ret_fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (*ret_fd < 0 && errno == EEXIST)
+		return kata__fail(err, KATA_E_EXISTS, CALLER,
+				  "storage '%s': %s is there already: the restore makes the file",
+				  kata_storage_get_id(d->storage), path);
+	if (*ret_fd < 0)
+		return kata__fail_errno(err, errno, "storage '%s': cannot make %s", kata_storage_get_id(d->storage),
+					path);
+	d->made = true;
+	return 0;
+}
+
+static int go_on(const void *user, kata_error **err)
+{
+	return kata__op_check_stop(user, err);
+}
+
+/* The saved content: a part, checked, or the file referred to, unchanged. */
+static int open_source(kata_op *op, const struct kata__restore_disk *d, int *ret_fd, struct stat *ret_st,
+		       kata_error **err)
+{
+	const struct kata__manifest_disk *saved = d->saved;
+	char name[32], what[128];
+	KATA_AUTO_FD int fd = -1;
+	int rc;
+
+	snprintf(what, sizeof(what), "storage '%s'", kata_storage_get_id(saved->storage));
+	if (saved->copied) {
+		kata__manifest_disk_part(d->index, name);
+		rc = kata__snapshot_open_part(restore_of(op)->snapshot, name, O_RDONLY, false, &fd, err);
+	} else {
+		fd = open(kata_storage_get_path(saved->storage), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+		rc = fd < 0 ? kata__fail_errno(err, errno, "%s: %s", what, kata_storage_get_path(saved->storage)) : 0;
+	}
+	if (rc == 0 && fstat(fd, ret_st) < 0)
+		rc = kata__fail_errno(err, errno, "%s", what);
+	if (rc == 0 && !saved->copied)
+		rc = kata__snapshot_check_source(&saved->source, ret_st, what, err);
+	if (rc == 0)
+		*ret_fd = kata__take_fd(&fd);
+	return rc;
+}
+
+static int make_copy(kata_op *op, struct kata__restore_disk *d, int from, const struct stat *st, kata_error **err)
+{
+	off_t size = S_ISBLK(st->st_mode) ? lseek(from, 0, SEEK_END) : st->st_size;
+	KATA_AUTO_FD int to = -1;
+	int rc = make_file(d, &to, err);
+
+	if (rc == 0 && size < 0)
+		rc = kata__fail_errno(err, errno, "storage '%s': its size", kata_storage_get_id(d->storage));
+	return rc < 0 ? rc
+		      : kata__copy_sparse(from, to, (uint64_t)size, kata_storage_get_path(d->storage), go_on, op, err);
+}
+
+static int make_overlay(struct kata__restore_disk *d, kata_error **err)
+{
+	KATA_AUTO_FD int fd = -1;
+	int rc = make_file(d, &fd, err);
+
+	if (rc < 0)
+		return rc;
+	return kata__qcow2_write_empty(fd, d->saved->size_bytes, kata__storage_backing_path(d->storage),
+				       kata__storage_format_name(kata__storage_backing_format(d->storage)),
+				       kata_storage_get_path(d->storage), err);
+}
+
+static int check_size(const struct kata__restore_disk *d, kata_error **err)
+{
+	if (d->image.size_bytes == d->saved->size_bytes)
+		return 0;
+	return kata__fail(err, KATA_E_CORRUPT, CALLER, "storage '%s': has %llu bytes, the guest had one of %llu",
+			  kata_storage_get_id(d->storage), (unsigned long long)d->image.size_bytes,
+			  (unsigned long long)d->saved->size_bytes);
+}
+
+static int make_disk(kata_op *op, struct kata__restore_disk *d, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+	KATA_AUTO_FD int from = -1;
+	struct stat st;
+	int rc = open_source(op, d, &from, &st, err);
+
+	if (rc == 0 && d->mode == KATA_RESTORE_DISK_COPY)
+		rc = make_copy(op, d, from, &st, err);
+	else if (rc == 0 && d->mode == KATA_RESTORE_DISK_OVERLAY)
+		rc = make_overlay(d, err);
+	if (rc == 0)
+		rc = kata__image_open(d->storage, &d->image, err);
+	if (rc == 0)
+		rc = check_size(d, err);
+	return rc < 0 ? rc : kata__vm_device_claim_file(vm, d->storage, d->image.dev, d->image.ino, err);
+}
+
+static int unmake_disks(struct kata__restore *r, kata_error **err)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < r->disk_count; i++) {
+		struct kata__restore_disk *d = &r->disks[i];
+
+		kata__image_close(&d->image);
+		if (d->made && unlink(kata_storage_get_path(d->storage)) < 0 && errno != ENOENT && rc == 0)
+			rc = kata__fail_errno(err, errno, "cannot remove %s", kata_storage_get_path(d->storage));
+		d->made = false;
+	}
+	return rc;
+}
+
+int kata__restore_step_make_disks(kata_op *op, kata_error **err)
+{
+	struct kata__restore *r = restore_of(op);
+	int rc = 0;
+
+	for (size_t i = 0; i < r->disk_count && rc == 0; i++)
+		rc = make_disk(op, &r->disks[i], err);
+	if (rc < 0)
+		unmake_disks(r, NULL);
+	return rc;
+}
+
+int kata__restore_step_unmake_disks(kata_op *op, kata_error **err)
+{
+	return unmake_disks(restore_of(op), err);
+}
+
+/* ---- taps ---- */
+
+static int close_taps(struct kata__restore *r, kata_error **err)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < r->nic_count; i++) {
+		struct kata__restore_nic *n = &r->nics[i];
+
+		if (n->tap_fd < 0)
+			continue;
+		if (rc == 0)
+			rc = kata__tap_undo(kata_nic_get_tap_name(n->nic), &n->tap_fd, &n->tap_before, err);
+		kata__close_fd(&n->tap_fd);
+	}
+	return rc;
+}
+
+int kata__restore_step_open_taps(kata_op *op, kata_error **err)
+{
+	struct kata__restore *r = restore_of(op);
+	int rc = 0;
+
+	for (size_t i = 0; i < r->nic_count && rc == 0; i++) {
+		struct kata__restore_nic *n = &r->nics[i];
+
+		if (kata_nic_get_type(n->nic) == KATA_NIC_TAP)
+			rc = kata__tap_open(kata_nic_get_tap_name(n->nic), kata_nic_get_mtu(n->nic), &n->tap_fd,
+					    &n->tap_created, &n->tap_before, err);
+	}
+	if (rc < 0)
+		close_taps(r, NULL);
+	return rc;
+}
+
+int kata__restore_step_close_taps(kata_op *op, kata_error **err)
+{
+	return close_taps(restore_of(op), err);
+}
+
+/* ---- prepare ---- */
+
+struct kata__vm_preparation {
+	kata__vm_prepare_fn fn;
+	void *user;
+	void (*free_user)(void *user);
+};
+
+void kata__vm_preparation_free(struct kata__vm_preparation *p)
+{
+	if (p && p->free_user)
+		p->free_user(p->user);
+	free(p);
+}
+
+int kata__vm_set_prepare(kata_vm *vm, kata__vm_prepare_fn fn, void *user, void (*free_user)(void *user),
+			 kata_error **err)
+{
+	struct kata__vm_preparation *p = NULL;
+
+	if (fn) {
+		p = calloc(1, sizeof(*p));
+		if (!p)
+			return kata__fail_no_memory(err);
+		*p = (struct kata__vm_preparation){fn, user, free_user};
+	}
+	kata__vm_preparation_free(vm->preparation);
+	vm->preparation = p;
+	return 0;
+}
+
+static void set_preparing(kata_vm *vm, bool preparing)
+{
+	kata__vm_lock(vm);
+	vm->shared->preparing = preparing;
+	kata__vm_unlock(vm);
+}
+
+int kata__vm_step_prepare(kata_op *op, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+	const struct kata__vm_preparation *p = vm->preparation;
+	kata_op *child = NULL;
+	int rc;
+
+	if (!p)
+		return KATA__STEP_DONE;
+	set_preparing(vm, true);
+	rc = p->fn(vm, p->user, &child, err);
+	if (rc < 0 || !child)
+		return rc;
+	return kata__op_run_child(op, child, err);
+}
