@@ -282,14 +282,11 @@ static void try_failed(struct kata__connect *c, kata_error *take_err)
 static int greet(struct kata__connect *c, kata_error **err)
 {
 	static const kata__ttrpc_end_fn fns[GREETINGS] = {on_check, on_version, on_details};
-	Grpc__GuestDetailsRequest details = GRPC__GUEST_DETAILS_REQUEST__INIT;
 
 	c->unanswered = GREETINGS;
-	details.mem_block_size = true;
 	for (int i = 0; i < GREETINGS; i++) {
 		const struct kata__method *m = &kata__methods[greeting_methods[i]];
-		struct kata__ttrpc_call call = {
-			.service = m->service, .method = m->name, .message = i == GREET_DETAILS ? &details.base : NULL};
+		struct kata__ttrpc_call call = {.service = m->service, .method = m->name};
 		uint32_t id;
 		int rc = kata__ttrpc_client_call(c->client, &call, fns[i], c, &id, err);
 
