@@ -89,6 +89,8 @@ void boot_prepare(void)
 	symlink("/proc/self/fd/1", "/dev/stdout");
 	symlink("/proc/self/fd/2", "/dev/stderr");
 	write_text("/proc/sys/kernel/modprobe", "/sbin/modprobe");
+	/* A thread that wakes twice a second to compact memory that nobody is short of. */
+	write_text("/proc/sys/vm/compaction_proactiveness", "0");
 	for (size_t i = 0; i < kata__array_size(controllers); i++)
 		write_text("/sys/fs/cgroup/cgroup.subtree_control", controllers[i]);
 	setrlimit(RLIMIT_NOFILE, &(struct rlimit){.rlim_cur = 65536, .rlim_max = 65536});

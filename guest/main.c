@@ -6,6 +6,8 @@
  * agent answers. Everything else, other modules first, happens while it does.
  * It never exits: the kernel would panic. What cannot be had is logged and done without.
  */
+#include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +28,7 @@
 	10000 /* an emulated guest on a busy host takes seconds for what is there in milliseconds                      \
 	       */
 #define WORKERS 4
+#define STACK_TOUCHED 32768
 
 struct module_job {
 	struct kata__work work;
@@ -96,6 +99,28 @@ static int guest_begin(struct guest *guest, kata_error **err)
 	return kata__loop_work(guest->loop, &job.work, err);
 }
 
+/*
+ * The agent goes before all else that wants the CPU, kernel threads included: a host gets its answer however busy the
+ * containers are, and a machine that was loaded from a saved state does not first run what its kernel has put off.
+ * What the agent starts (workers, containers) is scheduled as usual.
+ */
+static void go_first(void)
+{
+	struct sched_param p = {.sched_priority = 1};
+
+	if (sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &p) != 0)
+		kmsg_error("the agent cannot have the CPU first: %s", strerror(errno));
+}
+
+/* What the stack grows to under an error message, so that the kernel need not make it grow then. */
+static void touch_stack(void)
+{
+	volatile char depth[STACK_TOUCHED];
+
+	for (size_t i = 0; i < sizeof(depth); i += 1024)
+		depth[i] = 0;
+}
+
 static void run(struct guest *guest)
 {
 	for (;;) {
@@ -120,6 +145,8 @@ int main(int argc, char **argv)
 		return 1;
 	signal(SIGPIPE, SIG_IGN);
 	boot_prepare();
+	go_first();
+	touch_stack();
 	if (guest_begin(&guest, &err) != 0)
 		kmsg_error("%s", kata_error_get_message(err));
 	kata_error_free(err);

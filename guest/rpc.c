@@ -5,8 +5,8 @@
  * Model: a connection has a reader, an input and an output buffer and a list of calls. Reading stops while the output
  * holds more than OUT_PAUSE bytes, so a host that asks and does not read gets no further than that.
  *
- * A virtio-serial port is one byte stream for all hosts that ever connect. Its fd is watched edge-triggered through an
- * epoll of its own, for POLLHUP stays up while no host is there. Two things say "another host": POLLHUP that begins,
+ * A virtio-serial port is one byte stream for all hosts that ever connect. Its fd is watched edge-triggered, for
+ * POLLHUP stays up while no host is there. Two things say "another host": POLLHUP that begins,
  * and a request whose id does not grow (a client counts from 1), which also catches a host that left and came back
  * between two looks. Either drops unsent output and parked calls. A broken stream is read and dropped until POLLHUP.
  * A host that died in the middle of a frame and was followed by another between two looks leaves us waiting for the
@@ -54,7 +54,7 @@ struct call {
 struct rpc_connection {
 	struct rpc *rpc;
 	int fd;
-	int epoll_fd; /* a channel's own; -1 otherwise */
+	bool is_channel;
 	struct kata__watch *watch;
 	struct kata__ttrpc_reader reader;
 	struct kata__buffer in, out;
@@ -76,8 +76,6 @@ struct rpc {
 	void (*flushed)(void *user);
 	void *flushed_user;
 };
-
-static struct epoll_event channel_events = {.events = EPOLLIN | EPOLLOUT | EPOLLET};
 
 /* ---- calls */
 
@@ -240,7 +238,6 @@ static void connection_free(struct rpc_connection *c)
 		if (rpc->connections[i] == c)
 			rpc->connections[i] = NULL;
 	kata__watch_remove(c->watch);
-	kata__close_fd(&c->epoll_fd);
 	kata__close_fd(&c->fd);
 	kata__buffer_deinit(&c->in);
 	kata__buffer_deinit(&c->out);
@@ -347,13 +344,22 @@ static bool recover_stream(struct rpc_connection *c)
 		c->drop = KATA__TTRPC_HEADER_SIZE + (uint64_t)h.length;
 		return true;
 	}
-	if (c->epoll_fd >= 0 && c->reader.last_id != 0 && h.stream_id <= c->reader.last_id) {
-		reset_host(c);
-		meet_host(c);
-		c->is_hung_up = true; /* a hang-up that is seen now is the old one's */
-		return true;
-	}
 	return false;
+}
+
+/* Looked at before the reader refuses the frame: to a machine that was loaded from a saved state this is how the first
+ * host shows, and an error in the making would double what its first answer takes. */
+static void look_for_another_host(struct rpc_connection *c)
+{
+	struct kata__cursor at = kata__cursor_over(kata__buffer_bytes(&c->in), kata__buffer_len(&c->in));
+	struct kata__ttrpc_header h;
+
+	if (!c->is_channel || c->drop || !c->reader.last_id || !kata__ttrpc_header_decode(&at, &h) ||
+	    h.type != KATA__TTRPC_REQUEST || h.length >> 24 || h.stream_id > c->reader.last_id)
+		return;
+	reset_host(c);
+	meet_host(c);
+	c->is_hung_up = true; /* a hang-up that is seen now is the old one's */
 }
 
 static void pass_over(struct rpc_connection *c)
@@ -375,6 +381,7 @@ static void handle_input(struct rpc_connection *c)
 		int rc;
 
 		pass_over(c);
+		look_for_another_host(c);
 		rc = c->drop ? 0 : kata__ttrpc_next(&c->reader, &c->in, &frame, &err);
 		if (rc == 0)
 			return;
@@ -434,7 +441,7 @@ static void set_interest(struct rpc_connection *c)
 {
 	bool reads = kata__buffer_len(&c->out) < OUT_PAUSE;
 
-	if (c->epoll_fd < 0)
+	if (!c->is_channel)
 		kata__watch_set_events(c->watch, (reads ? EPOLLIN : 0u) | (kata__buffer_len(&c->out) ? EPOLLOUT : 0u));
 }
 
@@ -450,11 +457,6 @@ static void tell_flushed(struct rpc *rpc)
 		fn(rpc->flushed_user);
 }
 
-static void look_again(struct rpc_connection *c)
-{
-	epoll_ctl(c->epoll_fd, EPOLL_CTL_MOD, c->fd, &channel_events);
-}
-
 /*
  * Asking is not free of effects: to answer, the kernel's driver takes data that has just come out of the queue, and its
  * interrupt then finds nothing new and wakes nobody. So what is seen here must be acted upon here.
@@ -468,7 +470,7 @@ static bool has_hung_up(struct rpc_connection *c)
 	if (p.revents & (POLLHUP | POLLERR))
 		return true;
 	if (kata__buffer_len(&c->out) < OUT_PAUSE)
-		look_again(c);
+		kata__watch_look_again(c->watch);
 	return false;
 }
 
@@ -545,9 +547,9 @@ static void pump(struct rpc_connection *c)
 		handle_input(c);
 		there = there && write_some(c);
 	}
-	if (more && c->epoll_fd >= 0)
-		look_again(c);
-	if (c->epoll_fd >= 0) {
+	if (more && c->is_channel)
+		kata__watch_look_again(c->watch);
+	if (c->is_channel) {
 		look_for_host(c, more);
 		watch_for_stall(c);
 	} else if (there) {
@@ -560,14 +562,7 @@ static void pump(struct rpc_connection *c)
 
 static void on_stream(void *user, uint32_t events)
 {
-	struct rpc_connection *c = user;
-
-	if (c->epoll_fd >= 0) {
-		struct epoll_event ignored;
-
-		epoll_wait(c->epoll_fd, &ignored, 1, 0);
-	}
-	pump(c);
+	pump(user);
 }
 
 /* Answers given outside pump(): one write now; what does not go is sent when the fd says so. */
@@ -580,20 +575,12 @@ static void flush_soon(struct rpc_connection *c)
 
 /* ---- connections */
 
-static int watch_channel(struct rpc_connection *c, kata_error **err)
-{
-	c->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (c->epoll_fd < 0 || epoll_ctl(c->epoll_fd, EPOLL_CTL_ADD, c->fd, &channel_events) != 0)
-		return kata__fail_errno(err, errno, "cannot watch the channel to the host");
-	return 0;
-}
-
 int rpc_add(struct rpc *rpc, int take_fd, bool is_channel, kata_error **err)
 {
 	KATA_AUTO_FD int fd = take_fd;
 	struct rpc_connection *c;
 	size_t slot = 0;
-	int rc = 0;
+	int rc;
 
 	while (slot < RPC_CONNECTIONS_MAX && rpc->connections[slot])
 		slot++;
@@ -604,16 +591,13 @@ int rpc_add(struct rpc *rpc, int take_fd, bool is_channel, kata_error **err)
 		return kata__fail_no_memory(err);
 	c->rpc = rpc;
 	c->fd = kata__take_fd(&fd);
-	c->epoll_fd = -1;
+	c->is_channel = is_channel;
 	c->reader.is_server = true;
 	kata__buffer_init(&c->in, KATA__TTRPC_FRAME_MAX + 2 * READ_SIZE);
 	kata__buffer_init(&c->out, OUT_MAX);
 	rpc->connections[slot] = c;
-	if (is_channel)
-		rc = watch_channel(c, err);
-	if (rc == 0)
-		rc = kata__watch_add(rpc->loop, is_channel ? c->epoll_fd : c->fd, EPOLLIN, on_stream, c, &c->watch,
-				     err);
+	rc = kata__watch_add(rpc->loop, c->fd, is_channel ? EPOLLIN | EPOLLOUT | EPOLLET : EPOLLIN, on_stream, c,
+			     &c->watch, err);
 	if (rc != 0)
 		connection_free(c);
 	return rc;

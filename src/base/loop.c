@@ -131,6 +131,13 @@ void kata__watch_set_events(struct kata__watch *w, uint32_t events)
 	epoll_ctl(w->loop->epoll_fd, EPOLL_CTL_MOD, w->fd, &ev);
 }
 
+void kata__watch_look_again(struct kata__watch *w)
+{
+	struct epoll_event ev = {.events = w->events, .data.ptr = w};
+
+	epoll_ctl(w->loop->epoll_fd, EPOLL_CTL_MOD, w->fd, &ev);
+}
+
 void kata__watch_remove(struct kata__watch *w)
 {
 	if (!w)

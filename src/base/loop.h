@@ -27,12 +27,14 @@ int kata__loop_new(bool external, unsigned max_workers, struct kata__loop **ret,
 /* Stops and joins the threads. Posted functions that have not run are run here first. */
 void kata__loop_free(struct kata__loop *loop);
 
-/* [leader] `events` are EPOLLIN/EPOLLOUT (EPOLLERR and EPOLLHUP always reported); level-triggered. */
+/* [leader] `events` are EPOLLIN/EPOLLOUT (EPOLLERR and EPOLLHUP always reported); level-triggered,
+ * unless EPOLLET is among them. */
 typedef void (*kata__watch_fn)(void *user, uint32_t events);
 int kata__watch_add(struct kata__loop *loop, int fd, uint32_t events, kata__watch_fn fn, void *user,
 		    struct kata__watch **ret, kata_error **err);
 void kata__watch_set_events(struct kata__watch *w, uint32_t events); /* no syscall when unchanged */
-void kata__watch_remove(struct kata__watch *w);                      /* NULL is fine; before the fd is closed */
+void kata__watch_look_again(struct kata__watch *w); /* EPOLLET: what is ready now is reported once more */
+void kata__watch_remove(struct kata__watch *w);     /* NULL is fine; before the fd is closed */
 /* For what outlives the loop: frees a watch whose loop has been freed. NULL is fine. */
 void kata__watch_free(struct kata__watch *w);
 

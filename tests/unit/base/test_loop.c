@@ -60,6 +60,38 @@ Test(loop, timers_fire_in_order_of_their_deadlines_and_not_once_removed)
 	kata__loop_free(loop);
 }
 
+static void note_watch(void *user, uint32_t events)
+{
+	note('w');
+}
+
+Test(loop, an_edge_is_reported_once_and_again_when_asked_for)
+{
+	struct kata__loop *loop = external();
+	struct kata__watch *watch;
+	int fds[2];
+
+	cr_assert_eq(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+	cr_assert(kata__loop_try_lead(loop));
+	cr_assert_eq(kata__watch_add(loop, fds[0], EPOLLIN | EPOLLET, note_watch, NULL, &watch, NULL), 0);
+	kata__loop_unlead(loop);
+	cr_assert_eq(write(fds[1], "x", 1), 1);
+	kata__loop_dispatch(loop, 1000, NULL);
+	kata__loop_dispatch(loop, 0, NULL);
+	cr_expect_str_eq(order, "w", "the byte lies there, but nothing has come since");
+	kata__watch_look_again(watch);
+	kata__loop_dispatch(loop, 1000, NULL);
+	kata__loop_dispatch(loop, 0, NULL);
+	cr_expect_str_eq(order, "ww");
+	close(fds[1]);
+	kata__loop_dispatch(loop, 1000, NULL);
+	kata__loop_dispatch(loop, 0, NULL);
+	cr_expect_str_eq(order, "www", "a hang-up is one edge");
+	kata__watch_remove(watch);
+	kata__loop_free(loop);
+	close(fds[0]);
+}
+
 Test(loop, a_thousand_timers_added_and_removed_at_random_fire_in_order)
 {
 	struct kata__loop *loop = external();
