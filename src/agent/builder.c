@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "op/op.h"
+#include "vm/vm.h"
 
 #define BUILDER_MAGIC 0x6b616231u
 
@@ -23,7 +24,7 @@ struct kata_agent_builder {
 static int direct_build(void *self, kata_vm *vm, const char *released_json, const kata_op_options *options,
 			kata_agent **ret_agent, kata_op **ret_op, kata_error **err)
 {
-	return kata__connect_begin(self, vm, released_json, options, ret_agent, ret_op, err);
+	return kata__connect_begin(self, vm, released_json, NULL, options, ret_agent, ret_op, err);
 }
 
 static void direct_free(void *self)
@@ -95,6 +96,15 @@ int kata_agent_builder_build_begin(kata_agent_builder *b, kata_vm *vm, const cha
 					       : "ret_op");
 	assert(b->magic == BUILDER_MAGIC);
 	return b->ops->build(b->self, vm, released_json, options, ret_agent, ret_op, err);
+}
+
+int kata__agent_builder_connect(kata_agent_builder *b, kata_vm *vm, const struct kata__connect_first *first,
+				const kata_op_options *options, kata_agent **ret_agent, kata_op **ret_op,
+				kata_error **err)
+{
+	if (b && b->ops != &direct_ops)
+		return b->ops->build(b->self, vm, NULL, options, ret_agent, ret_op, err);
+	return kata__connect_begin(vm->ctx, vm, NULL, first, options, ret_agent, ret_op, err);
 }
 
 int kata_agent_builder_build(kata_agent_builder *b, kata_vm *vm, const char *released_json,

@@ -22,9 +22,11 @@
  */
 #include <inttypes.h>
 #include <string.h>
+#include <time.h>
 
 #include "agent/builder.h"
 #include "agent/kata.h"
+#include "agent/request.h"
 #include "base/clock.h"
 #include "base/options.h"
 #include "base/text.h"
@@ -66,6 +68,13 @@ struct kata__connect {
 
 	char *version;
 	bool has_guest_service;
+
+	/* The call that goes along; its answer is given to first_fn once the connect has succeeded. */
+	kata_agent_request first;
+	void *first_memory; /* of its texts; NULL: there is none */
+	struct kata__kata_expected first_expected;
+	kata_agent_reply_fn first_fn;
+	void *first_user;
 };
 
 static void try_failed(struct kata__connect *c, kata_error *take_err);
@@ -211,6 +220,65 @@ static void on_details(void *user, const struct kata__ttrpc_response *response, 
 	on_answer(user, GREET_DETAILS, response, take_err);
 }
 
+/* ---- the call that goes along ---- */
+
+static void give_first(void *user, const kata_agent_reply *reply)
+{
+	struct kata__connect *c = user;
+	kata_agent_reply_fn fn = kata__take_ptr(c->first_fn);
+
+	if (fn)
+		fn(c->first_user, reply, NULL);
+}
+
+/* Whatever the answer is, the connection is good: what becomes of an error is the affair of who asked. */
+static void on_first(void *user, const struct kata__ttrpc_response *response, kata_error *take_err)
+{
+	struct kata__connect *c = user;
+	kata_error *err = take_err;
+	kata_agent_reply_fn fn;
+
+	if (!c->op || (!response && c->client == NULL)) { /* the try was given up */
+		kata_error_free(err);
+		return;
+	}
+	if (!response || kata__kata_decode(&c->first_expected, response, give_first, c, &err) != 0) {
+		fn = kata__take_ptr(c->first_fn);
+		if (fn)
+			fn(c->first_user, NULL, err);
+		else
+			kata_error_free(err);
+	}
+	if (--c->unanswered == 0)
+		resume(c, 0, NULL);
+}
+
+static int send_first(struct kata__connect *c, kata_error **err)
+{
+	struct kata__kata_encoding e;
+	struct kata__ttrpc_call call;
+	struct timespec now;
+	uint32_t id;
+	int rc;
+
+	if (c->first.seconds) {
+		clock_gettime(CLOCK_REALTIME, &now);
+		c->first.seconds = now.tv_sec;
+		c->first.microseconds = now.tv_nsec / 1000;
+	}
+	rc = kata__kata_encode(&c->first, 0, &e, err);
+	if (rc)
+		return rc;
+	call = (struct kata__ttrpc_call){.service = kata__methods[e.method].service,
+					 .method = kata__methods[e.method].name,
+					 .message = e.is_empty ? NULL : &e.message.base};
+	rc = kata__ttrpc_client_call(c->client, &call, on_first, c, &id, err);
+	kata__kata_encoding_deinit(&e);
+	if (!rc)
+		c->unanswered++;
+	return rc;
+}
+
 /* ---- a try ---- */
 
 static void on_silence(void *user)
@@ -246,7 +314,7 @@ static int check_running(kata_vm *vm, kata_error **err)
 {
 	kata_vm_state state = kata__vm_get_state(vm);
 
-	if (state == KATA_VM_RUNNING || state == KATA_VM_PAUSED)
+	if (state == KATA_VM_RUNNING || state == KATA_VM_PAUSED || kata__vm_is_being_prepared(vm))
 		return 0;
 	return kata__fail(err, KATA_E_GONE, VMM, "agent: VM '%s' is %s", kata_vm_get_id(vm),
 			  kata_vm_state_get_name(state));
@@ -293,7 +361,7 @@ static int greet(struct kata__connect *c, kata_error **err)
 		if (rc)
 			return rc;
 	}
-	return 0;
+	return c->first_fn ? send_first(c, err) : 0;
 }
 
 static void start_try(struct kata__connect *c)
@@ -403,6 +471,7 @@ static void free_connect(void *data)
 	kata__kata_free(c->kata);
 	kata_error_free(c->last);
 	free(c->version);
+	free(c->first_memory);
 	kata_agent_unref(c->agent);
 	free(c);
 }
@@ -427,15 +496,30 @@ static int check_vm(kata_context *ctx, kata_vm *vm, kata_error **err)
 	if (vm->ctx != ctx)
 		return kata__fail(err, KATA_E_INVALID, CALLER,
 				  "vm: VM '%s' belongs to another context than the agent builder", kata_vm_get_id(vm));
-	if (state != KATA_VM_RUNNING)
+	if (state != KATA_VM_RUNNING && !kata__vm_is_being_prepared(vm))
 		return kata__fail(
 			err, state == KATA_VM_ENDED || state == KATA_VM_DESTROYED ? KATA_E_GONE : KATA_E_STATE, CALLER,
 			"vm: VM '%s' is %s, must be running", kata_vm_get_id(vm), kata_vm_state_get_name(state));
 	return 0;
 }
 
-int kata__connect_begin(kata_context *ctx, kata_vm *vm, const char *released_json, const kata_op_options *options,
-			kata_agent **ret_agent, kata_op **ret_op, kata_error **err)
+static int keep_first(struct kata__connect *c, const struct kata__connect_first *first, kata_error **err)
+{
+	if (!first)
+		return 0;
+	c->first_memory = malloc(kata__agent_request_copy(first->request, NULL, NULL) + 1);
+	if (!c->first_memory)
+		return kata__fail_no_memory(err);
+	kata__agent_request_copy(first->request, c->first_memory, &c->first);
+	c->first_expected = kata__kata_expect(&c->first);
+	c->first_fn = first->fn;
+	c->first_user = first->user;
+	return 0;
+}
+
+int kata__connect_begin(kata_context *ctx, kata_vm *vm, const char *released_json,
+			const struct kata__connect_first *first, const kata_op_options *options, kata_agent **ret_agent,
+			kata_op **ret_op, kata_error **err)
 {
 	kata_op_options timing = KATA_OP_OPTIONS_INIT;
 	struct kata__connect *c;
@@ -453,9 +537,11 @@ int kata__connect_begin(kata_context *ctx, kata_vm *vm, const char *released_jso
 	if (!c)
 		return kata__fail_no_memory(err);
 	c->next_id = first_id;
-	c->try_ms = (released_json ? TRY_AGAIN_MS : TRY_FIRST_MS) * scale;
+	c->try_ms = (released_json || first ? TRY_AGAIN_MS : TRY_FIRST_MS) * scale;
 	c->pause_ms = PAUSE_FIRST_MS;
-	rc = kata__kata_new(vm, &c->kata, err);
+	rc = keep_first(c, first, err);
+	if (!rc)
+		rc = kata__kata_new(vm, &c->kata, err);
 	if (!rc)
 		rc = kata__agent_new(ctx, vm, &c->agent, err);
 	if (rc) {

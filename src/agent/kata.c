@@ -41,13 +41,9 @@ struct kata_call {
 static struct kata_call *call_new(struct kata__kata *k, const kata_agent_request *r, kata_agent_reply_fn fn, void *user)
 {
 	struct kata_call *call = malloc(sizeof(*call));
-	size_t most = r->method == KATA_AGENT_WRITE_STDIN ? r->data_length : r->max_length;
 
-	if (!call)
-		return NULL;
-	*call = (struct kata_call){.kata = k, .expected = {.method = r->method, .most = most}, .fn = fn, .user = user};
-	if (r->method == KATA_AGENT_RESET_IDENTITY)
-		call->expected.reset = kata__kata_reset_bits(r);
+	if (call)
+		*call = (struct kata_call){.kata = k, .expected = kata__kata_expect(r), .fn = fn, .user = user};
 	return call;
 }
 

@@ -57,15 +57,13 @@ void kata__kata_encoding_deinit(struct kata__kata_encoding *e);
 /* The method on the wire. */
 enum kata__method_id kata__kata_method_id(kata_agent_method method);
 
-/* What a RESET_IDENTITY asks for, as bits of KATA_RESET_*. */
-uint64_t kata__kata_reset_bits(const kata_agent_request *request);
-
 /* What of a request matters for its answer. */
 struct kata__kata_expected {
 	kata_agent_method method;
 	size_t most;    /* READ_*, RESET_IDENTITY: bytes asked for; WRITE_STDIN: bytes given */
 	uint64_t reset; /* RESET_IDENTITY: KATA_RESET_* that are asked for */
 };
+struct kata__kata_expected kata__kata_expect(const kata_agent_request *request);
 
 /*
  * Gives the reply in a response to `fn`, valid during the call. Returns 0 after it has; else `fn` was not called:

@@ -173,11 +173,20 @@ static int decode_stats(struct decoding *d, const void *message, kata_error **er
 	return 0;
 }
 
-uint64_t kata__kata_reset_bits(const kata_agent_request *r)
+/* What a RESET_IDENTITY asks for. */
+static uint64_t reset_bits(const kata_agent_request *r)
 {
 	return (r->data_length ? KATA_RESET_ENTROPY : 0) | (r->seconds ? KATA_RESET_CLOCK : 0) |
 	       (r->hostname && *r->hostname ? KATA_RESET_HOSTNAME : 0) | (r->machine_id ? KATA_RESET_MACHINE_ID : 0) |
 	       (r->mac_count ? KATA_RESET_MACS : 0);
+}
+
+struct kata__kata_expected kata__kata_expect(const kata_agent_request *r)
+{
+	return (struct kata__kata_expected){.method = r->method,
+					    .most = r->method == KATA_AGENT_WRITE_STDIN ? r->data_length
+											: r->max_length,
+					    .reset = r->method == KATA_AGENT_RESET_IDENTITY ? reset_bits(r) : 0};
 }
 
 static int decode_reset_identity(struct decoding *d, const void *message, kata_error **err)

@@ -45,6 +45,7 @@ struct kata__vm_shared {
 	bool warm;             /* until the start: the machine is there, booted and paused (warm.c) */
 	unsigned warm_runs;    /* [leader] device operations for which a warm guest runs (warm_device.c) */
 	kata_vm_origin origin;
+	uint64_t identity_reset; /* KATA_RESET_* */
 	bool ended;     /* the machine ended by itself */
 	bool preparing; /* the step prepare of a start is under way */
 	bool frozen;    /* its RAM is a part of a snapshot: nothing may change it, only a destroy is left */

@@ -137,6 +137,16 @@ static bool set_connected(kata_vm *vm, bool connected)
 	return before;
 }
 
+bool kata__vm_is_being_prepared(const kata_vm *vm)
+{
+	bool preparing;
+
+	kata__vm_lock(vm);
+	preparing = vm->shared->preparing && vm->shared->state == KATA_VM_STARTING;
+	kata__vm_unlock(vm);
+	return preparing;
+}
+
 static int check_reachable(kata_vm *vm, kata_error **err)
 {
 	bool preparing, frozen;

@@ -431,6 +431,18 @@ kata_vm_origin kata_vm_get_origin(const kata_vm *vm)
 	return origin;
 }
 
+uint64_t kata_vm_get_identity_reset(const kata_vm *vm)
+{
+	uint64_t reset;
+
+	if (!vm)
+		return 0;
+	kata__vm_lock(vm);
+	reset = vm->shared->identity_reset;
+	kata__vm_unlock(vm);
+	return reset;
+}
+
 const char *kata_vm_get_accelerator(const kata_vm *vm)
 {
 	return vm ? vm->accelerator : NULL;

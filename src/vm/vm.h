@@ -214,6 +214,9 @@ int kata__vm_record(kata_vm *vm, json_t **ret, kata_error **err);
 #define KATA__VM_RECORD_VERSION 1
 
 /* For the agent room. */
+/* [any thread] Its start runs what a room above has set (kata__vm_set_prepare): the machine runs although it is
+ * STARTING. */
+bool kata__vm_is_being_prepared(const kata_vm *vm);
 int kata__vm_connect_agent(kata_vm *vm, int *ret_fd, kata_error **err); /* BUSY when one is connected; marks it */
 void kata__vm_disconnect_agent(kata_vm *vm);
 #endif

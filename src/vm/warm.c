@@ -28,6 +28,13 @@ void kata__vm_set_origin(kata_vm *vm, kata_vm_origin origin)
 	kata__vm_unlock(vm);
 }
 
+void kata__vm_set_identity_reset(kata_vm *vm, uint64_t reset)
+{
+	kata__vm_lock(vm);
+	vm->shared->identity_reset = reset;
+	kata__vm_unlock(vm);
+}
+
 int kata__vm_check_poolable(const kata_vm *vm, kata_error **err)
 {
 	if (vm->driver->start_warm)

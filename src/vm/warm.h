@@ -18,6 +18,8 @@
 bool kata__vm_is_warm(const kata_vm *vm);
 /* [any thread] */
 void kata__vm_set_origin(kata_vm *vm, kata_vm_origin origin);
+/* [any thread] KATA_RESET_* */
+void kata__vm_set_identity_reset(kata_vm *vm, uint64_t reset);
 /* [any thread] UNSUPPORTED where the driver cannot start a machine that is paused. */
 int kata__vm_check_poolable(const kata_vm *vm, kata_error **err);
 
