@@ -46,10 +46,10 @@ struct kata__vm_shared {
 	unsigned warm_runs;    /* [leader] device operations for which a warm guest runs (warm_device.c) */
 	kata_vm_origin origin;
 	uint64_t identity_reset; /* KATA_RESET_* */
-	bool ended;     /* the machine ended by itself */
-	bool preparing; /* the step prepare of a start is under way */
-	bool frozen;    /* its RAM is a part of a snapshot: nothing may change it, only a destroy is left */
-	bool owns_dir;  /* we made vm->dir or took it over: destroy may remove it */
+	bool ended;              /* the machine ended by itself */
+	bool preparing;          /* the step prepare of a start is under way */
+	bool frozen;             /* its RAM is a part of a snapshot: nothing may change it, only a destroy is left */
+	bool owns_dir;           /* we made vm->dir or took it over: destroy may remove it */
 	int ended_fd;
 	struct kata__process_identity process;
 	uint64_t started_ns;
