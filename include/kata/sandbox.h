@@ -9,7 +9,9 @@
  *    |                |(1)         |  \__ the VM ended, or its agent was lost --> ENDED
  *    |                v            |release --> RELEASING --> RELEASED  (this handle lets go, the containers run on)
  *    +--destroy/shutdown--> DESTROYING --> DESTROYED   <-- any state but RELEASED
- *   OBTAINING (kata_persistence_obtain_sandbox) --> RUNNING or PAUSED; failed --> RELEASED
+ *   OBTAINING (kata_persistence_obtain_sandbox, kata_sandbox_build_from_snapshot) --> RUNNING or PAUSED; failed -->
+ * RELEASED
+ *   RUNNING or PAUSED --save--> SAVING --> back
  *
  * (1) A start that failed takes back what it did, so the sandbox is NEW again, and may be started again; but where it
  * was this start that had started the VM, that VM is destroyed and the sandbox DESTROYED: make it anew. A destroy that
@@ -23,6 +25,7 @@
 #include <stdint.h>
 
 #include <kata/agent.h>
+#include <kata/snapshot.h>
 #include <kata/vm.h>
 #include <kata/vm_builder.h>
 
@@ -42,7 +45,8 @@ typedef enum kata_sandbox_state {
 	KATA_SANDBOX_RELEASED = 6,
 	KATA_SANDBOX_OBTAINING = 7,
 	KATA_SANDBOX_DESTROYING = 8,
-	KATA_SANDBOX_DESTROYED = 9
+	KATA_SANDBOX_DESTROYED = 9,
+	KATA_SANDBOX_SAVING = 10
 } kata_sandbox_state;
 KATA_API const char *kata_sandbox_state_get_name(kata_sandbox_state state);
 
@@ -247,6 +251,30 @@ KATA_API int kata_sandbox_build_from_released(kata_context *context, const char 
 					      kata_vm_builder *vm_builder, kata_agent_builder *agent_builder,
 					      const kata_op_options *options, kata_sandbox **ret_sandbox,
 					      kata_error **err);
+/*
+ * Saves the whole sandbox at `path`: its machine as kata_vm_snapshot() does, and with it what is known of its
+ * containers, so that their processes go on where they were when it is restored. The agent's connection is closed for
+ * the save and made anew: an agent that the caller gave is RELEASED then (kata_sandbox_get_agent has the new one), and
+ * one made by his own builder is UNSUPPORTED. Open stdio stays open. With KATA_SNAPSHOT_SHARED the sandbox is PAUSED
+ * afterwards and can only be destroyed. BUSY while other operations are under way. Statuses of kata_vm_snapshot.
+ * States: RUNNING, PAUSED.
+ */
+KATA_API int kata_sandbox_save(kata_sandbox *sandbox, const char *path, const kata_snapshot_options *options,
+			       const kata_op_options *op_options, kata_error **err);
+KATA_API int kata_sandbox_save_begin(kata_sandbox *sandbox, const char *path, const kata_snapshot_options *options,
+				     const kata_op_options *op_options, kata_op **ret_op, kata_error **err);
+/*
+ * The inverse: a running sandbox, or nothing at all. vm_config, restore_options: as for
+ * kata_vm_builder_build_from_snapshot(); the sandbox's id is the new VM's. The guest's clock is set, its entropy seeded
+ * anew, and NICs get their MACs where those are new ones; its hostname stays. KATA_RESTORE_PAUSED is INVALID: the guest
+ * must be told. agent_builder NULL: direct. The snapshot is hostile input. Returns NOT_FOUND (a snapshot without a
+ * sandbox), CORRUPT; statuses of kata_vm_builder_build_from_snapshot and kata_vm_start. Blocking.
+ */
+KATA_API int kata_sandbox_build_from_snapshot(kata_context *context, const kata_snapshot *snapshot,
+					      kata_vm_builder *vm_builder, const kata_vm_config *vm_config,
+					      const kata_restore_options *restore_options,
+					      kata_agent_builder *agent_builder, const kata_op_options *options,
+					      kata_sandbox **ret_sandbox, kata_error **err);
 /* Orderly: containers are stopped, the guest syncs and powers off; then as destroy. Falls back to destroy at the
  * deadline. */
 KATA_API int kata_sandbox_shutdown(kata_sandbox *sandbox, const kata_op_options *options, kata_error **err);

@@ -67,6 +67,8 @@ void kata__agent_connected(kata_agent *agent, const kata_agent_ops *ops, void *t
 void kata__agent_lost(kata_agent *agent, const kata_error *reason);
 /* [leader] Calls fn(user) once when a connected agent is LOST; one listener (the sandbox). NULL ends it. */
 void kata__agent_set_lost_listener(kata_agent *agent, void (*fn)(void *user), void *user);
+/* [leader] Whether it is connected by the direct builder, so that any direct builder can connect it again. */
+bool kata__agent_is_direct(const kata_agent *agent);
 /* [any thread] 0 when CONNECTED; else STATE, or why it was lost. */
 int kata__agent_check_connected(kata_agent *agent, kata_error **err);
 

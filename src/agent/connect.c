@@ -556,3 +556,8 @@ int kata__connect_begin(kata_context *ctx, kata_vm *vm, const char *released_jso
 		*ret_agent = agent;
 	return rc;
 }
+
+bool kata__agent_is_direct(const kata_agent *agent)
+{
+	return agent->ops == &kata__kata_ops;
+}

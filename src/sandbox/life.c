@@ -239,7 +239,7 @@ static const struct kata__op_table resume_table = {
 
 /* ---- release */
 
-static int step_suspend_calls(kata_op *op, kata_error **err)
+int kata__life_step_suspend_calls(kata_op *op, kata_error **err)
 {
 	kata_sandbox *s = kata__sandbox_of(op);
 
@@ -247,14 +247,14 @@ static int step_suspend_calls(kata_op *op, kata_error **err)
 	return KATA__STEP_DONE;
 }
 
-static int step_resume_calls(kata_op *op, kata_error **err)
+int kata__life_step_unsuspend_calls(kata_op *op, kata_error **err)
 {
 	/* Not before the agent is back: finish does it. */
 	life(op)->resume_calls = true;
 	return KATA__STEP_DONE;
 }
 
-static int step_release_agent(kata_op *op, kata_error **err)
+int kata__life_step_release_agent(kata_op *op, kata_error **err)
 {
 	struct kata__life_op *l = life(op);
 	kata_sandbox *s = l->base.sandbox;
@@ -270,7 +270,7 @@ static int step_release_agent(kata_op *op, kata_error **err)
 }
 
 /* The release failed behind it: the agent is ours again. */
-static int step_reconnect_agent(kata_op *op, kata_error **err)
+int kata__life_step_reconnect_agent(kata_op *op, kata_error **err)
 {
 	struct kata__life_op *l = life(op);
 	kata_sandbox *s = l->base.sandbox;
@@ -325,8 +325,8 @@ static void finish_release(kata_op *op, int status, kata_error **error)
 }
 
 static const struct kata__step release_steps[] = {
-	{.name = "suspend-calls", .run = step_suspend_calls, .undo = step_resume_calls},
-	{.name = "release-agent", .run = step_release_agent, .undo = step_reconnect_agent},
+	{.name = "suspend-calls", .run = kata__life_step_suspend_calls, .undo = kata__life_step_unsuspend_calls},
+	{.name = "release-agent", .run = kata__life_step_release_agent, .undo = kata__life_step_reconnect_agent},
 	{.name = "release-vm", .run = step_release_vm},
 };
 static const struct kata__op_table release_table = {

@@ -2,9 +2,11 @@
 #ifndef KATA_SANDBOX_LIFE_H
 #define KATA_SANDBOX_LIFE_H
 /* Op data and steps that the operations on a whole sandbox share: start, pause, resume, release, rebuild, shutdown,
- * destroy. */
+ * destroy, save. */
 #include "sandbox/call.h"
 #include "sandbox/sandbox_op.h"
+
+struct kata__sandbox_save; /* save.c */
 
 struct kata__life_op {
 	struct kata__sandbox_op base;
@@ -15,10 +17,13 @@ struct kata__life_op {
 	bool connected; /* by this op (release: disconnected by it) */
 	bool started_vm, resumed_vm, resume_calls;
 
-	/* rebuild */
+	/* rebuild, restore */
 	kata_record *record;
 	kata_vm_builder *vm_builder; /* borrowed: the caller waits */
 	kata_vm *new_vm;
+
+	/* save */
+	struct kata__sandbox_save *save;
 
 	/* shutdown */
 	uint64_t orderly_deadline;
@@ -33,4 +38,10 @@ int kata__life_connect(kata_op *op, const char *agent_json, kata_error **err);
 /* [leader] ->agent, if any, becomes the sandbox's. */
 void kata__life_adopt_agent(kata_op *op);
 void kata__life_vm_ended(void *user);
+/* Steps of the release, for a save too: reads and waits of processes make no new call; the agent is let go of, into
+ * ->agent_json. Undo: it is connected again, and the finish calls kata__life_resume_calls. */
+int kata__life_step_suspend_calls(kata_op *op, kata_error **err);
+int kata__life_step_unsuspend_calls(kata_op *op, kata_error **err);
+int kata__life_step_release_agent(kata_op *op, kata_error **err);
+int kata__life_step_reconnect_agent(kata_op *op, kata_error **err);
 #endif

@@ -135,9 +135,8 @@ static const struct kata__op_table rebuild_table = {
 	.free_data = kata__life_op_free,
 };
 
-/* A new object for it, with the hostname and DNS lines of the record. */
-static int new_sandbox(kata_context *ctx, const struct kata_record *record, uint64_t epoch, kata_sandbox **ret,
-		       kata_error **err)
+int kata__sandbox_new_from_record(kata_context *ctx, const char *id, const struct kata_record *record, kata_vm *vm,
+				  kata_sandbox **ret, kata_error **err)
 {
 	KATA_AUTO_JSON json_t *lines = record->dns_json ? json_loads(record->dns_json, 0, NULL) : NULL;
 	size_t n = json_array_size(lines);
@@ -148,11 +147,8 @@ static int new_sandbox(kata_context *ctx, const struct kata_record *record, uint
 		return kata__fail_no_memory(err);
 	for (size_t i = 0; i < n; i++)
 		dns[i] = json_string_value(json_array_get(lines, i));
-	rc = kata__sandbox_new(ctx, record->id, record->hostname, n ? dns : NULL, NULL, KATA_SANDBOX_OBTAINING, ret,
-			       err);
+	rc = kata__sandbox_new(ctx, id, record->hostname, n ? dns : NULL, vm, KATA_SANDBOX_OBTAINING, ret, err);
 	free(dns);
-	if (rc == 0)
-		(*ret)->epoch = epoch;
 	return rc;
 }
 
@@ -168,8 +164,9 @@ int kata__sandbox_rebuild(kata_context *ctx, struct kata_record *take_record, ui
 	int rc = kata__context_check_may_block(ctx, "taking a sandbox over", err);
 
 	if (rc == 0)
-		rc = new_sandbox(ctx, take_record, epoch, &s, err);
+		rc = kata__sandbox_new_from_record(ctx, take_record->id, take_record, NULL, &s, err);
 	if (rc == 0) {
+		s->epoch = epoch;
 		l = calloc(1, sizeof(*l));
 		rc = l ? 0 : kata__fail_no_memory(err);
 	}

@@ -161,15 +161,16 @@ static bool fill_vm(kata_sandbox *s, struct kata_record *r)
 static bool fill_own(kata_sandbox *s, struct kata_record *r)
 {
 	const struct kata__process_identity *self = kata__context_self(s->ctx);
+	bool is_ours = s->state != KATA_SANDBOX_RELEASED && s->state != KATA_SANDBOX_SAVING;
 	bool ok = true;
 
 	copy(&r->id, s->id, &ok);
-	copy(&r->state, kata_sandbox_state_get_name(s->state), &ok);
+	copy(&r->state, kata_sandbox_state_get_name(is_ours ? s->state : KATA_SANDBOX_RELEASED), &ok);
 	copy(&r->hostname, s->hostname, &ok);
 	copy(&r->boot_id, self->boot_id, &ok);
 	copy(&r->agent_json, s->agent_json, &ok);
 	r->epoch = s->epoch;
-	if (s->state != KATA_SANDBOX_RELEASED) {
+	if (is_ours) {
 		r->owner_pid = self->pid;
 		r->owner_start_time = self->start_time;
 	}
@@ -181,7 +182,8 @@ static bool fill_own(kata_sandbox *s, struct kata_record *r)
 int kata__sandbox_to_record(kata_sandbox *s, struct kata_record **ret, kata_error **err)
 {
 	static const uint32_t allowed =
-		KATA__IN(KATA_SANDBOX_RUNNING) | KATA__IN(KATA_SANDBOX_PAUSED) | KATA__IN(KATA_SANDBOX_RELEASED);
+		KATA__IN(KATA_SANDBOX_RUNNING) | KATA__IN(KATA_SANDBOX_PAUSED) | KATA__IN(KATA_SANDBOX_RELEASED) |
+		KATA__IN(KATA_SANDBOX_SAVING); /* as a released one: whoever restores it owns it */
 	struct kata_record *r = kata__record_new();
 	bool ok = false;
 	int rc;

@@ -8,7 +8,8 @@
  *    |                   | failed, VM gone                |                      | failed --> back
  *    +--destroy_begin,shutdown--> DESTROYING --finish--> DESTROYED    <-- any state but RELEASED
  *                                     | failed --> back, or ENDED
- *   OBTAINING --rebuild's finish--> RUNNING or PAUSED; failed --> RELEASED
+ *   OBTAINING --rebuild's or restore's finish--> RUNNING or PAUSED; failed --> RELEASED
+ *   RUNNING, PAUSED --save_begin--> SAVING --save's finish--> back; its RAM became the snapshot's: PAUSED
  *
  * Invariants: 1. `state` changes under the mutex, along the table below. 2. the last reference is dropped when no op is
  * under way (each holds one), so the teardown finds only pumps, wait calls and the listener, which it ends on the
@@ -38,20 +39,22 @@ static const char *const state_names[] = {
 	[KATA_SANDBOX_OBTAINING] = "obtaining",
 	[KATA_SANDBOX_DESTROYING] = "destroying",
 	[KATA_SANDBOX_DESTROYED] = "destroyed",
+	[KATA_SANDBOX_SAVING] = "saving",
 };
 
 #define TO(s) KATA__IN(KATA_SANDBOX_##s)
 static const uint32_t transitions[] = {
 	[KATA_SANDBOX_NEW] = TO(STARTING) | TO(DESTROYING),
 	[KATA_SANDBOX_STARTING] = TO(RUNNING) | TO(NEW) | TO(ENDED) | TO(DESTROYING) | TO(DESTROYED),
-	[KATA_SANDBOX_RUNNING] = TO(PAUSED) | TO(ENDED) | TO(RELEASING) | TO(DESTROYING),
-	[KATA_SANDBOX_PAUSED] = TO(RUNNING) | TO(ENDED) | TO(RELEASING) | TO(DESTROYING),
+	[KATA_SANDBOX_RUNNING] = TO(PAUSED) | TO(ENDED) | TO(RELEASING) | TO(SAVING) | TO(DESTROYING),
+	[KATA_SANDBOX_PAUSED] = TO(RUNNING) | TO(ENDED) | TO(RELEASING) | TO(SAVING) | TO(DESTROYING),
 	[KATA_SANDBOX_ENDED] = TO(DESTROYING),
 	[KATA_SANDBOX_RELEASING] = TO(RELEASED) | TO(RUNNING) | TO(PAUSED) | TO(ENDED) | TO(DESTROYING),
 	[KATA_SANDBOX_RELEASED] = 0,
 	[KATA_SANDBOX_OBTAINING] = TO(RUNNING) | TO(PAUSED) | TO(RELEASED) | TO(ENDED) | TO(DESTROYING),
 	[KATA_SANDBOX_DESTROYING] = TO(DESTROYED) | TO(ENDED) | TO(NEW) | TO(RUNNING) | TO(PAUSED),
 	[KATA_SANDBOX_DESTROYED] = 0,
+	[KATA_SANDBOX_SAVING] = TO(RUNNING) | TO(PAUSED) | TO(ENDED) | TO(DESTROYING),
 };
 #undef TO
 

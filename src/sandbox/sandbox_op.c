@@ -45,7 +45,7 @@ static int enter(kata_sandbox *s, const struct kata__sandbox_entry *entry, struc
 
 	if (rc < 0)
 		return rc;
-	if (entry->enter == KATA_SANDBOX_RELEASING && s->ops_active > 0)
+	if ((entry->enter == KATA_SANDBOX_RELEASING || entry->enter == KATA_SANDBOX_SAVING) && s->ops_active > 0)
 		return kata__fail(err, KATA_E_BUSY, CALLER, "%s: %u operations are under way on sandbox '%s'",
 				  entry->function, s->ops_active, s->id);
 	base->before = s->state;

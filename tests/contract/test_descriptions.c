@@ -166,7 +166,7 @@ Test(names, every_value_has_one_of_its_own_and_any_other_is_unknown)
 	EXPECT_NAMES(kata_nic_type_get_name, KATA_NIC_TAP);
 	EXPECT_NAMES(kata_agent_state_get_name, KATA_AGENT_LOST);
 	EXPECT_NAMES(kata_agent_method_get_name, KATA_AGENT_METHOD_COUNT - 1);
-	EXPECT_NAMES(kata_sandbox_state_get_name, KATA_SANDBOX_DESTROYED);
+	EXPECT_NAMES(kata_sandbox_state_get_name, KATA_SANDBOX_SAVING);
 	EXPECT_NAMES(kata_process_state_get_name, KATA_PROCESS_EXITED);
 	EXPECT_NAMES(kata_recover_verdict_get_name, KATA_RECOVER_FAILED);
 	EXPECT_NAMES(kata_origin_get_name, KATA_ORIGIN_GUEST);
