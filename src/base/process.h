@@ -35,8 +35,9 @@ struct kata__spawn {
 	/* SIGKILL when the calling thread ends, so also when this process is killed: for a child that the thread waits
 	 * for. */
 	bool dies_with_thread;
-	const char *cwd; /* NULL: "/" */
-	int pid_fd;      /* > 0: the child writes its pid in decimal and a newline here before it execs */
+	const char *cwd;     /* NULL: "/" */
+	int pid_fd;          /* > 0: the child writes its identity here, "PID START_TIME BOOT_ID\n", before it execs */
+	const char *boot_id; /* with pid_fd: this boot's, 36 bytes */
 };
 
 /* Returns once exec has succeeded or failed (the error then names the path and the errno). *ret_pidfd is the caller's.

@@ -18,6 +18,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/text.h"
 #include "persist/persistence.h"
@@ -152,8 +153,15 @@ static void judge(struct entry *e, const struct records *records)
 		    kata__format("process %d is giving it to another process", (int)l->steward_pid));
 	else if (l->doubtful)
 		say(e, KATA_RECOVER_FAILED,
-		    kata__format("owner.json cannot be read, and the process in vmm.pid lives: end it by hand if it is "
-				 "this machine's"));
+		    kata__format("owner.json cannot be read, and VMM %d of vmm.pid lives: end it by hand if it is "
+				 "nobody's",
+				 (int)l->vmm_pid));
+	else if (l->becoming)
+		say(e, KATA_RECOVER_FAILED,
+		    kata__format(
+			    "owner process %d is dead, but a child of it is still about to become the VMM: recover "
+			    "again",
+			    (int)l->owner.process.pid));
 	else if (l->pooled)
 		say(e, KATA_RECOVER_ORPHAN, describe_orphan(l));
 	else if (l->vmm_pidfd >= 0 && record)
@@ -298,6 +306,15 @@ static void apply_to_all(kata_recover_report *report, const struct records *reco
 		apply_last(&report->entries[i]);
 }
 
+/* A start that died may have come no further than the directory that all VMs lie in. */
+static void remove_empty_parent(kata_context *ctx)
+{
+	KATA_AUTO(free) char *path = kata__format("%s/vm", kata_context_get_state_dir(ctx));
+
+	if (path && rmdir(path) < 0)
+		return; /* others live in it, or it is not there */
+}
+
 static void close_all(kata_recover_report *report)
 {
 	for (size_t i = 0; i < report->count; i++)
@@ -340,6 +357,8 @@ int kata_recover(kata_context *context, kata_persistence *persistence, uint64_t 
 		if (flags & KATA_RECOVER_APPLY)
 			apply_to_all(report, &records);
 		close_all(report);
+		if (flags & KATA_RECOVER_APPLY)
+			remove_empty_parent(context);
 		*ret_report = report;
 	} else {
 		kata_recover_report_free(report);

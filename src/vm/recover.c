@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
-#include <time.h>
+#include <sys/inotify.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -18,9 +18,9 @@
 #include "base/text.h"
 #include "vm/core.h"
 
-#define GRACE_NS UINT64_C(1000000000)
-#define GRACE_STEP_NS 20000000
-#define CMDLINE_MAX (1024u * 1024u)
+#define GRACE_MS 1000u
+#define PID_FILE_MAX 128u
+#define PID_MAX_VALUE 4194304 /* PID_MAX_LIMIT of 64-bit kernels */
 
 static char *path_in(const struct kata__leftover *l, const char *name)
 {
@@ -34,35 +34,70 @@ static bool exists(const struct kata__leftover *l, const char *name)
 	return path && faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-static void nap(void)
+/* ---- a wait for what another process does to a file; where the kernel gives no watch it has no patience */
+
+struct wait {
+	int fd;
+	uint64_t until;
+};
+
+static struct wait begin_wait(void)
 {
-	nanosleep(&(struct timespec){.tv_nsec = GRACE_STEP_NS}, NULL);
+	return (struct wait){.fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK), .until = kata__deadline_in_ms(GRACE_MS)};
+}
+
+static void watch(const struct wait *w, const char *path, uint32_t events)
+{
+	if (path && w->fd >= 0)
+		(void)inotify_add_watch(w->fd, path, events);
+}
+
+/* False: nothing has happened until the end of the grace. */
+static bool await(const struct wait *w)
+{
+	struct pollfd p = {.fd = w->fd, .events = POLLIN};
+	char events[4096];
+	int n;
+
+	if (w->fd < 0)
+		return false;
+	do
+		n = poll(&p, 1, kata__deadline_left_ms(w->until));
+	while (n < 0 && errno == EINTR);
+	return n > 0 && read(w->fd, events, sizeof(events)) > 0;
 }
 
 /* ---- the owner */
 
-static bool is_this_boot(const struct kata__leftover *l)
+/* Also in the directory above, since one that is open here does not tell of its own end. */
+static void watch_for_owner(const struct kata__leftover *l, const struct wait *w)
 {
-	char boot_id[37];
+	KATA_AUTO(free) char *above = path_in(l, "..");
 
-	return kata__boot_id(boot_id, NULL) == 0 && strcmp(boot_id, l->owner.process.boot_id) == 0;
+	watch(w, l->dir, IN_MOVED_TO);
+	watch(w, above, IN_DELETE | IN_MOVED_FROM);
 }
 
-/* A released owner.json has no process, and then no boot id either: released.json and the VMM say the rest. */
-static bool may_have_vmm(const struct kata__leftover *l)
+static bool may_get_owner(const struct kata__leftover *l)
 {
-	return !l->has_owner || l->owner.process.pid == 0 || is_this_boot(l);
+	return !exists(l, "owner.json") && access(l->dir, F_OK) == 0;
 }
 
 static void read_owner(struct kata__leftover *l, bool grace)
 {
-	uint64_t until = kata__now_ns() + GRACE_NS;
+	struct wait w = {.fd = -1};
+	int rc = kata__owner_read(l->dir, &l->owner, NULL);
 
-	while (kata__owner_read(l->dir, &l->owner, NULL) < 0) {
-		if (!grace || exists(l, "owner.json") || kata__now_ns() > until || access(l->dir, F_OK) < 0)
-			return;
-		nap();
+	if (rc < 0 && grace && may_get_owner(l)) {
+		w = begin_wait();
+		watch_for_owner(l, &w);
+		do
+			rc = kata__owner_read(l->dir, &l->owner, NULL);
+		while (rc < 0 && may_get_owner(l) && await(&w));
+		kata__close_fd(&w.fd);
 	}
+	if (rc < 0)
+		return;
 	l->has_owner = true;
 	l->owner_lives = kata__owner_is_alive(&l->owner);
 }
@@ -81,91 +116,98 @@ static void read_pooled(struct kata__leftover *l)
 
 /* ---- the journal */
 
-struct last {
-	char *name;
-	bool spawning;
-};
-
 static void on_step(void *user, const char *op, const char *subject, const char *step, bool done)
 {
-	struct last *last = user;
+	char **last = user;
 
 	(void)subject;
-	free(last->name);
-	last->name = kata__format("%s/%s", op, step);
-	if (strcmp(step, "spawn") == 0 && !done)
-		last->spawning = true;
+	(void)done;
+	free(*last);
+	*last = kata__format("%s/%s", op, step);
 }
 
 /* ---- the VMM */
 
-static pid_t read_pid(const struct kata__leftover *l)
+/* Digits up to `end`, which is passed over. */
+static bool take_number(char **at, char end, uint64_t max, uint64_t *ret)
+{
+	char *stop = NULL;
+
+	if (**at < '0' || **at > '9')
+		return false;
+	errno = 0;
+	*ret = strtoull(*at, &stop, 10);
+	if (errno || *stop != end || *ret > max)
+		return false;
+	*at = stop + 1;
+	return true;
+}
+
+/* "PID START_TIME BOOT_ID\n", as its process wrote it. */
+static bool read_identity(const struct kata__leftover *l, struct kata__process_identity *ret)
 {
 	KATA_AUTO(free) char *path = path_in(l, "vmm.pid");
 	KATA_AUTO(free) char *text = NULL;
-	char *end;
+	uint64_t pid, start_time;
 	size_t length = 0;
-	long pid;
+	char *at;
 
-	if (!path || kata__read_file(path, 32, &text, &length, NULL) < 0 || length < 2 || text[length - 1] != '\n')
-		return 0;
-	pid = strtol(text, &end, 10);
-	return *end == '\n' && pid > 1 && pid <= 4194304 ? (pid_t)pid : 0;
+	if (!path || kata__read_file(path, PID_FILE_MAX, &text, &length, NULL) < 0)
+		return false;
+	at = text;
+	if (!take_number(&at, ' ', PID_MAX_VALUE, &pid) || !take_number(&at, ' ', UINT64_MAX, &start_time) ||
+	    strlen(at) != sizeof(ret->boot_id) || at[sizeof(ret->boot_id) - 1] != '\n')
+		return false;
+	at[sizeof(ret->boot_id) - 1] = '\0';
+	*ret = (struct kata__process_identity){.pid = (pid_t)pid, .start_time = start_time};
+	memcpy(ret->boot_id, at, sizeof(ret->boot_id));
+	return true;
 }
 
-static bool contains(const char *data, size_t length, const char *needle)
+/* The starter has locked it; that lock lasts while he lives, or a child of his that has not come to its exec. */
+static bool is_held(int fd)
 {
-	return memmem(data, length, needle, strlen(needle)) != NULL;
+	return flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
 }
 
-/* The process is the machine's: 1. It is not: 0. */
-static int carries_uuid(pid_t pid, const char *uuid)
+/* The starter died while his child was on the way: it says who it is in a moment, or dies too. True: it is still there
+ * and has said nothing. */
+static bool await_child(const struct kata__leftover *l)
 {
-	KATA_AUTO(free) char *path = kata__format("/proc/%d/cmdline", (int)pid);
-	KATA_AUTO(free) char *data = NULL;
-	size_t length = 0;
+	KATA_AUTO(free) char *path = path_in(l, "vmm.pid");
+	KATA_AUTO_FD int fd = path ? open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) : -1;
+	struct wait w;
+	bool held;
 
-	return path && uuid[0] && kata__read_file(path, CMDLINE_MAX, &data, &length, NULL) == 0 &&
-	       contains(data, length, uuid);
+	if (fd < 0 || !is_held(fd))
+		return false;
+	w = begin_wait();
+	watch(&w, path, IN_MODIFY | IN_CLOSE_WRITE);
+	while ((held = is_held(fd)) && !read_identity(l, &(struct kata__process_identity){0}) && await(&w))
+		;
+	kata__close_fd(&w.fd);
+	return held && is_held(fd); /* a close is told a moment before it unlocks */
 }
 
-/* The identity is checked before and after the look at the command line, so that both are of one process. */
-static void identify_vmm(struct kata__leftover *l, pid_t pid, bool grace)
+static void find_vmm(struct kata__leftover *l, bool grace)
 {
-	uint64_t until = kata__now_ns() + GRACE_NS;
 	struct kata__process_identity identity;
 	KATA_AUTO_FD int pidfd = -1;
+	bool said = read_identity(l, &identity);
 
-	if (kata__process_identity_of(pid, &identity, NULL) < 0 || kata__process_open(&identity, &pidfd, NULL) < 0)
-		return;
-	if (!l->has_owner) {
-		l->doubtful = kata__process_is_alive(&identity);
-		return;
+	if (!said && grace) {
+		l->becoming = await_child(l);
+		said = read_identity(l, &identity);
 	}
-	/* Between vmm.pid and exec a child still has its parent's command line. */
-	while (!carries_uuid(pid, l->owner.vm_uuid)) {
-		if (!grace || kata__now_ns() > until || !kata__process_is_alive(&identity))
-			return;
-		nap();
-	}
-	if (!kata__process_is_alive(&identity))
+	if (said)
+		l->becoming = false;
+	if (!said || kata__process_open(&identity, &pidfd, NULL) < 0)
 		return;
-	l->vmm_pidfd = kata__take_fd(&pidfd);
-	l->vmm_pid = pid;
-}
-
-static void find_vmm(struct kata__leftover *l, bool spawning, bool grace)
-{
-	uint64_t until = kata__now_ns() + GRACE_NS;
-	pid_t pid;
-
-	if (!may_have_vmm(l))
-		return;
-	/* The starter died while its child was on the way: it says its pid in a moment, or never came to be. */
-	while ((pid = read_pid(l)) == 0 && spawning && grace && kata__now_ns() < until)
-		nap();
-	if (pid > 0)
-		identify_vmm(l, pid, grace && spawning);
+	l->vmm_pid = identity.pid;
+	if (l->has_owner)
+		l->vmm_pidfd = kata__take_fd(&pidfd);
+	else
+		l->doubtful = true;
 }
 
 /* ---- the record */
@@ -211,7 +253,6 @@ static int lock_dir(struct kata__leftover *l, kata_error **err)
 int kata__leftover_open(const char *state_dir, const char *id, bool grace, struct kata__leftover *ret, kata_error **err)
 {
 	struct kata__leftover l = {.lock_fd = -1, .vmm_pidfd = -1};
-	struct last last = {0};
 	int rc;
 
 	snprintf(l.id, sizeof(l.id), "%s", id);
@@ -226,11 +267,10 @@ int kata__leftover_open(const char *state_dir, const char *id, bool grace, struc
 		return rc;
 	}
 	if (!l.owner_lives) {
-		kata__journal_read(l.dir, on_step, &last, NULL);
-		l.interrupted = last.name;
+		kata__journal_read(l.dir, on_step, &l.interrupted, NULL);
 		read_released(&l);
 		read_pooled(&l);
-		find_vmm(&l, last.spawning, grace);
+		find_vmm(&l, grace);
 	}
 	*ret = l;
 	return 0;

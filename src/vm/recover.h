@@ -6,8 +6,8 @@
  * directory keeps: owner.json, released.json, journal, and vmm.pid, which the VMM's process writes about itself before
  * it execs. Blocking (files).
  *
- * Who is the VMM: the process named in vmm.pid, if it lives, and if its command line carries the machine's UUID.
- * Anything else is a stranger with a recycled pid, and is left alone.
+ * Who is the VMM: the process that wrote vmm.pid, by pid, start time and boot. Another one of that pid is a stranger,
+ * and is left alone. While vmm.pid is empty and locked, a child of the starter is on its way to writing it.
  *
  * A directory without owner.json is being made, or being removed, or was left in the middle of either: in all three no
  * VMM lives, so removing it harms nobody (a start that is still at it fails cleanly). A moment's grace spares it that.
@@ -29,11 +29,12 @@ struct kata__leftover {
 	char *interrupted; /* "start/spawn": the last step that began and was not undone; or NULL */
 	int vmm_pidfd;     /* -1: no VMM lives */
 	pid_t vmm_pid;
-	bool doubtful; /* a process lives that may be the VMM, but nothing left can prove it */
+	bool doubtful; /* a VMM lives, but nothing left says whose */
+	bool becoming; /* the dead owner's child lives and has not yet become the VMM, or said who it is */
 };
 
 /* NOT_FOUND: no such directory (any more). BUSY: another process recovers it or takes it over. grace: waits up to a
- * second for files that are just being written. */
+ * second for owner.json, and for vmm.pid, where they may be just being written. */
 int kata__leftover_open(const char *state_dir, const char *id, bool grace, struct kata__leftover *ret,
 			kata_error **err);
 void kata__leftover_close(struct kata__leftover *l);

@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -68,6 +69,16 @@ static int open_in_dir(const kata_vm *vm, const char *name, int *ret_fd, kata_er
 	return *ret_fd < 0 ? kata__fail_errno(err, errno, "cannot make %s", path) : 0;
 }
 
+/* Locked for as long as we or a child that has not yet written into it live: see vm/recover.c. */
+static int open_pid_file(const kata_vm *vm, int *ret_fd, kata_error **err)
+{
+	int rc = open_in_dir(vm, "vmm.pid", ret_fd, err);
+
+	if (rc == 0 && flock(*ret_fd, LOCK_SH | LOCK_NB) < 0)
+		rc = kata__fail_errno(err, errno, "cannot lock %s/vmm.pid", vm->dir);
+	return rc;
+}
+
 static void close_files(struct scratch *s)
 {
 	kata__qemu_boot_files_close(&s->files);
@@ -92,8 +103,7 @@ int kata__qemu_start_open_files(kata_op *op, kata_error **err)
 	int rc;
 
 	if ((rc = kata__qemu_boot_files_open(&vm->config->v, settings, &s->files, err)) ||
-	    (rc = open_in_dir(vm, "vmm.log", &s->log_fd, err)) ||
-	    (rc = open_in_dir(vm, "vmm.pid", &s->pid_file_fd, err)) ||
+	    (rc = open_in_dir(vm, "vmm.log", &s->log_fd, err)) || (rc = open_pid_file(vm, &s->pid_file_fd, err)) ||
 	    (rc = kata__qemu_memory_file_open(&vm->config->v, settings, &s->files, err)) ||
 	    (rc = check_saved_memory(vm, err)))
 		close_files(s);
@@ -187,8 +197,8 @@ static void kill_and_reap(struct scratch *s)
 	kata__close_fd(&s->pidfd);
 }
 
-static int spawn(const struct kata__qemu_settings *settings, const struct kata__qemu_launch *l, struct scratch *s,
-		 kata_error **err)
+static int spawn(const struct kata__qemu_settings *settings, const struct kata__qemu_launch *l, const char *boot_id,
+		 struct scratch *s, kata_error **err)
 {
 	const struct kata__spawn spawn = {.path = settings->binary,
 					  .argv = (const char *const *)l->argv,
@@ -197,7 +207,8 @@ static int spawn(const struct kata__qemu_settings *settings, const struct kata__
 					  .set_ids = settings->set_ids,
 					  .uid = settings->uid,
 					  .gid = settings->gid,
-					  .pid_fd = s->pid_file_fd};
+					  .pid_fd = s->pid_file_fd,
+					  .boot_id = boot_id};
 	pid_t pid;
 	int rc;
 
@@ -225,7 +236,7 @@ int kata__qemu_start_spawn(kata_op *op, kata_error **err)
 	if (!rc)
 		rc = kata__qemu_launch_make(&boot, &launch, err);
 	if (!rc) {
-		rc = spawn(&kata__qemu_of(vm)->settings, &launch, s, err);
+		rc = spawn(&kata__qemu_of(vm)->settings, &launch, kata__context_self(vm->ctx)->boot_id, s, err);
 		kata__qemu_launch_deinit(&launch);
 	}
 	free(saved);

@@ -176,20 +176,40 @@ Test(process, ids_are_dropped_for_the_child_alone)
 	cr_expect_eq(geteuid(), 0);
 }
 
-Test(process, the_child_writes_its_pid_before_it_execs)
+Test(process, the_child_writes_its_identity_before_it_execs)
 {
-	const char *argv[] = {"true", NULL};
+	const char *argv[] = {"sleep", "1000", NULL};
 	int fd = memfd_create("pid", MFD_CLOEXEC), pidfd;
-	struct kata__spawn s = {.path = "/bin/true", .argv = argv, .pid_fd = fd};
-	char text[32] = "", expected[32];
+	struct kata__process_identity id;
+	char boot_id[37], text[128] = "", expected[128];
+	struct kata__spawn s = {.path = "/bin/sleep", .argv = argv, .pid_fd = fd, .boot_id = boot_id};
 	pid_t pid;
 
+	cr_assert_eq(kata__boot_id(boot_id, NULL), 0);
 	cr_assert_eq(kata__process_spawn(&s, &pid, &pidfd, NULL), 0);
 	cr_expect_gt(pread(fd, text, sizeof(text) - 1, 0), 0);
-	snprintf(expected, sizeof(expected), "%ld\n", (long)pid);
+	cr_assert_eq(kata__process_identity_of(pid, &id, NULL), 0);
+	snprintf(expected, sizeof(expected), "%ld %llu %s\n", (long)pid, (unsigned long long)id.start_time, boot_id);
 	cr_expect_str_eq(text, expected);
 	close(fd);
+	kill(pid, SIGKILL);
 	wait_status(pidfd);
+}
+
+Test(process, a_child_that_cannot_say_who_it_is_is_not_started)
+{
+	const char *argv[] = {"true", NULL};
+	int fd = open("/dev/full", O_WRONLY | O_CLOEXEC), pidfd = -1;
+	struct kata__spawn s = {
+		.path = "/bin/true", .argv = argv, .pid_fd = fd, .boot_id = "01234567-89ab-cdef-0123-456789abcdef"};
+	kata_error *err = NULL;
+	pid_t pid;
+
+	cr_assert_lt(kata__process_spawn(&s, &pid, &pidfd, &err), 0);
+	cr_expect(strstr(kata_error_get_message(err), "which process it is"), "%s", kata_error_get_message(err));
+	cr_expect_eq(waitpid(-1, NULL, WNOHANG), -1);
+	kata_error_free(err);
+	close(fd);
 }
 
 Test(process, an_identity_is_recognised_and_a_recycled_pid_is_not)

@@ -3,11 +3,13 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <kata/recover.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,12 +22,10 @@
 extern char **environ;
 
 #define UUID "11111111-2222-4333-8444-555555555555"
-#define OTHER_UUID "99999999-2222-4333-8444-555555555555"
 
-/* A process that sleeps and has `word` in its command line. */
-static pid_t start_process(const char *word)
+static pid_t start_process(void)
 {
-	char *argv[] = {(char *)"/bin/sh", (char *)"-c", (char *)"sleep 600; :", (char *)word, NULL};
+	char *argv[] = {(char *)"/bin/sh", (char *)"-c", (char *)"sleep 600; :", NULL};
 	posix_spawnattr_t attr;
 	pid_t pid = -1;
 
@@ -69,12 +69,20 @@ static void put(struct directory *d, const char *name, const char *text)
 	free(path);
 }
 
+static void put_identity(struct directory *d, const struct kata__process_identity *id)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text), "%d %llu %s\n", (int)id->pid, (unsigned long long)id->start_time, id->boot_id);
+	put(d, "vmm.pid", text);
+}
+
 static void put_pid(struct directory *d, pid_t pid)
 {
-	char text[16];
+	struct kata__process_identity id;
 
-	snprintf(text, sizeof(text), "%d\n", (int)pid);
-	put(d, "vmm.pid", text);
+	cr_assert_eq(kata__process_identity_of(pid, &id, NULL), 0);
+	put_identity(d, &id);
 }
 
 /* pid 0: nobody; -1: a dead process of this boot. */
@@ -140,6 +148,21 @@ CASE(an_empty_state_directory_gives_an_empty_report)
 	kata_recover_report_free(NULL);
 }
 
+CASE(a_start_that_came_no_further_than_the_directory_of_all_leaves_nothing)
+{
+	char *parent = kata__format("%s/vm", d->f.state_dir);
+	kata_recover_report *report;
+
+	cr_assert_eq(mkdir(parent, 0700), 0);
+	kata_recover_report_free(recover(d, 0));
+	cr_assert_eq(access(parent, F_OK), 0);
+	report = recover(d, KATA_RECOVER_APPLY);
+	cr_assert_eq(kata_recover_report_get_count(report), 0);
+	kata_recover_report_free(report);
+	cr_assert_lt(access(parent, F_OK), 0);
+	free(parent);
+}
+
 CASE(a_directory_whose_owner_lives_is_left_alone)
 {
 	make(d, "vm");
@@ -150,7 +173,7 @@ CASE(a_directory_whose_owner_lives_is_left_alone)
 
 CASE(an_orphan_is_reported_first_and_removed_on_request)
 {
-	pid_t vmm = start_process(UUID);
+	pid_t vmm = start_process();
 
 	make(d, "vm");
 	put_owner(d, -1, 1);
@@ -165,22 +188,33 @@ CASE(an_orphan_is_reported_first_and_removed_on_request)
 	end_process(vmm);
 }
 
-CASE(a_stranger_with_the_recorded_pid_is_never_killed)
+static void spares(struct directory *d, pid_t stranger, const struct kata__process_identity *recorded)
 {
-	pid_t stranger = start_process(OTHER_UUID);
-
 	make(d, "vm");
 	put_owner(d, -1, 1);
-	put_pid(d, stranger);
+	put_identity(d, recorded);
 	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "VMM is gone");
 	cr_assert(is_running(stranger));
 	assert_dir(d, false);
+}
+
+CASE(a_stranger_with_the_recorded_pid_is_never_killed)
+{
+	pid_t stranger = start_process();
+	struct kata__process_identity id, of_another_boot;
+
+	cr_assert_eq(kata__process_identity_of(stranger, &id, NULL), 0);
+	of_another_boot = id;
+	of_another_boot.boot_id[0] = id.boot_id[0] == 'a' ? 'b' : 'a';
+	id.start_time--;
+	spares(d, stranger, &id);
+	spares(d, stranger, &of_another_boot);
 	end_process(stranger);
 }
 
 CASE(a_released_machine_is_attachable_while_its_vmm_lives_and_an_orphan_after)
 {
-	pid_t vmm = start_process(UUID);
+	pid_t vmm = start_process();
 
 	make(d, "vm");
 	put_owner(d, 0, 3);
@@ -195,7 +229,7 @@ CASE(a_released_machine_is_attachable_while_its_vmm_lives_and_an_orphan_after)
 
 CASE(a_released_machine_that_nobody_wants_is_removed_when_that_is_asked_for)
 {
-	pid_t vmm = start_process(UUID);
+	pid_t vmm = start_process();
 	kata_recover_report *report = NULL;
 	kata_error *error = NULL;
 
@@ -213,7 +247,7 @@ CASE(a_released_machine_that_nobody_wants_is_removed_when_that_is_asked_for)
 
 CASE(a_take_over_that_was_cut_is_taken_back_to_the_released_epoch)
 {
-	pid_t vmm = start_process(UUID);
+	pid_t vmm = start_process();
 	struct kata__owner owner;
 
 	make(d, "vm");
@@ -243,7 +277,7 @@ static void put_steward(struct directory *d, bool lives)
 
 CASE(a_pooled_machine_of_a_dead_factory_is_an_orphan_also_when_it_was_released)
 {
-	pid_t vmm = start_process(UUID);
+	pid_t vmm = start_process();
 
 	make(d, "vm");
 	put_owner(d, 0, 3);
@@ -260,7 +294,7 @@ CASE(a_pooled_machine_of_a_dead_factory_is_an_orphan_also_when_it_was_released)
 
 CASE(a_machine_that_a_living_factory_hands_over_is_left_alone)
 {
-	pid_t vmm = start_process(UUID);
+	pid_t vmm = start_process();
 
 	make(d, "vm");
 	put_owner(d, 0, 3);
@@ -275,7 +309,7 @@ CASE(a_machine_that_a_living_factory_hands_over_is_left_alone)
 
 CASE(a_mark_that_was_cut_is_a_mark)
 {
-	pid_t vmm = start_process(UUID);
+	pid_t vmm = start_process();
 
 	make(d, "vm");
 	put_owner(d, 0, 3);
@@ -306,7 +340,7 @@ CASE(a_directory_whose_owner_file_is_cut_is_removed_when_no_vmm_can_live)
 
 CASE(a_directory_whose_owner_file_is_cut_is_kept_while_the_recorded_process_lives)
 {
-	pid_t maybe = start_process(UUID);
+	pid_t maybe = start_process();
 
 	make(d, "vm");
 	put(d, "owner.json", "{");
@@ -317,9 +351,24 @@ CASE(a_directory_whose_owner_file_is_cut_is_kept_while_the_recorded_process_live
 	end_process(maybe);
 }
 
+#define BOOT "01234567-89ab-cdef-0123-456789abcdef"
+
 CASE(pid_files_full_of_nonsense_name_nobody)
 {
-	static const char *const texts[] = {"", "\n", "1\n", "0\n", "-5\n", "99999999999\n", "12 13\n", "abc\n", "77"};
+	static const char *const texts[] = {"",
+					    "\n",
+					    "1\n",
+					    "12 13\n",
+					    "12 13 \n",
+					    "12 13 " BOOT,
+					    "12 13 " BOOT "0\n",
+					    "12 13 " BOOT " 14\n",
+					    "-12 13 " BOOT "\n",
+					    " 12 13 " BOOT "\n",
+					    "0 0 " BOOT "\n",
+					    "12 99999999999999999999 " BOOT "\n",
+					    "99999999999 13 " BOOT "\n",
+					    "abc"};
 
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
 		make(d, "vm");
@@ -327,6 +376,131 @@ CASE(pid_files_full_of_nonsense_name_nobody)
 		put(d, "vmm.pid", texts[i]);
 		assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "gone");
 	}
+}
+
+/* ---- what is just being written */
+
+/* Another process, played by a thread: it does one thing while the recovery waits for it. */
+struct other {
+	pthread_t thread;
+	struct directory *d;
+	void (*act)(struct other *o);
+	pid_t vmm;
+	int fd; /* of vmm.pid, locked */
+};
+
+static void *other_acts(void *user)
+{
+	struct other *o = user;
+
+	usleep(50000); /* the recovery is most likely waiting by then; it must be right as well if it is not */
+	o->act(o);
+	return NULL;
+}
+
+static void begin_other(struct other *o, void (*act)(struct other *o))
+{
+	o->act = act;
+	cr_assert_eq(pthread_create(&o->thread, NULL, other_acts, o), 0);
+}
+
+static void finish_owner(struct other *o)
+{
+	put_owner(o->d, getpid(), 1);
+}
+
+CASE(an_owner_that_is_just_written_is_waited_for)
+{
+	struct other o = {.d = d};
+
+	make(d, "vm");
+	begin_other(&o, finish_owner);
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_OWNED, "owns it");
+	pthread_join(o.thread, NULL);
+	assert_dir(d, true);
+}
+
+static void finish_removal(struct other *o)
+{
+	cr_assert_eq(rmdir(o->d->path), 0);
+}
+
+CASE(a_directory_that_is_just_removed_is_not_reported)
+{
+	struct other o = {.d = d};
+	kata_recover_report *report;
+
+	make(d, "vm");
+	begin_other(&o, finish_removal);
+	report = recover(d, KATA_RECOVER_APPLY);
+	cr_assert_eq(kata_recover_report_get_count(report), 0);
+	kata_recover_report_free(report);
+	pthread_join(o.thread, NULL);
+}
+
+/* As a start does, before its child is there. */
+static void hold_pid_file(struct other *o)
+{
+	char *path;
+
+	make(o->d, "vm");
+	put_owner(o->d, -1, 1);
+	path = kata__format("%s/vmm.pid", o->d->path);
+	o->fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
+	cr_assert(o->fd >= 0);
+	cr_assert_eq(flock(o->fd, LOCK_SH), 0);
+	free(path);
+}
+
+static void say_who_it_is(struct other *o)
+{
+	struct kata__process_identity id;
+
+	cr_assert_eq(kata__process_identity_of(o->vmm, &id, NULL), 0);
+	dprintf(o->fd, "%d %llu %s\n", (int)id.pid, (unsigned long long)id.start_time, id.boot_id);
+}
+
+CASE(a_child_that_was_on_its_way_when_its_starter_died_is_waited_for_and_killed)
+{
+	struct other o = {.d = d};
+
+	hold_pid_file(&o);
+	o.vmm = start_process();
+	begin_other(&o, say_who_it_is);
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "lives");
+	pthread_join(o.thread, NULL);
+	cr_assert(!is_running(o.vmm));
+	assert_dir(d, false);
+	close(o.fd);
+	end_process(o.vmm);
+}
+
+static void die(struct other *o)
+{
+	close(o->fd);
+}
+
+CASE(a_child_that_dies_on_its_way_is_no_vmm)
+{
+	struct other o = {.d = d};
+
+	hold_pid_file(&o);
+	begin_other(&o, die);
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "gone");
+	pthread_join(o.thread, NULL);
+	assert_dir(d, false);
+}
+
+CASE(while_a_child_stays_on_its_way_the_directory_stays)
+{
+	struct other o = {.d = d};
+
+	hold_pid_file(&o);
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_FAILED, "recover again");
+	assert_dir(d, true);
+	close(o.fd);
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "gone");
+	assert_dir(d, false);
 }
 
 CASE(what_is_not_a_directory_or_has_no_good_name_is_not_touched)
