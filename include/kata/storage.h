@@ -26,8 +26,8 @@ typedef struct kata_storage kata_storage;
 typedef enum kata_storage_format { KATA_STORAGE_RAW = 0, KATA_STORAGE_QCOW2 = 1 } kata_storage_format;
 typedef enum kata_storage_driver { KATA_STORAGE_VIRTIO_BLK = 0, KATA_STORAGE_VIRTIO_SCSI = 1 } kata_storage_driver;
 
-/* One life: NEW -> PLUGGING -> PLUGGED -> UNPLUGGING -> NEW. DIVERGED: a plug or unplug ended uncertain; removing again
- * settles it. */
+/* One life: NEW -> PLUGGING -> PLUGGED -> UNPLUGGING -> NEW. DIVERGED: a plug or unplug ended uncertain, or the guest
+ * let go of it without being asked to, or after the call that asked had given up; removing it settles that. */
 typedef enum kata_device_state {
 	KATA_DEVICE_NEW = 0,
 	KATA_DEVICE_PLUGGING = 1,

@@ -23,6 +23,7 @@ struct kata__vm_device {
 	int slot;
 	bool on_lun;
 	bool committed; /* plugged, unplugging or diverged: in the public lists */
+	bool lost;      /* it has left the machine, says the VMM */
 	bool has_file;
 	dev_t dev;
 	ino_t ino;

@@ -115,11 +115,23 @@ int kata__vm_step_close_tap(kata_op *op, kata_error **err)
 	return kata__tap_undo(kata_nic_get_tap_name(d->nic), &d->tap_fd, &d->tap_before, err);
 }
 
+/* A guest may let go of a device before its plug is complete. */
+static int check_is_there(const struct kata__vm_op *d, const void *object, const char *noun, const char *id,
+			  kata_error **err)
+{
+	if (!kata__vm_device_is_lost(d->vm, object))
+		return 0;
+	return kata__fail(err, KATA_E_VMM, GUEST, "the guest let go of %s '%s' while it was being plugged", noun, id);
+}
+
 int kata__vm_step_commit_storage(kata_op *op, kata_error **err)
 {
 	struct kata__vm_op *d = kata__vm_op_data(op);
 	char address[16];
+	int rc = check_is_there(d, d->storage, "storage", kata_storage_get_id(d->storage), err);
 
+	if (rc < 0)
+		return rc;
 	if (kata_storage_get_driver(d->storage) == KATA_STORAGE_VIRTIO_SCSI)
 		kata__vm_lun_address(d->slot, address);
 	else
@@ -133,7 +145,10 @@ int kata__vm_step_commit_nic(kata_op *op, kata_error **err)
 {
 	struct kata__vm_op *d = kata__vm_op_data(op);
 	char address[16];
+	int rc = check_is_there(d, d->nic, "NIC", kata_nic_get_id(d->nic), err);
 
+	if (rc < 0)
+		return rc;
 	kata__vm_port_address(d->slot, address);
 	kata__vm_device_commit(d->vm, d->nic);
 	kata__nic_set_plugged(d->nic, address);

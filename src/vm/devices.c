@@ -178,7 +178,7 @@ int kata__vm_device_reserve(kata_vm *vm, kata_storage *storage, kata_nic *nic, i
 	}
 	rc = kata__slots_reserve(slots_of(vm, d), &d->slot, err);
 	if (rc == 0 && (rc = append(vm, d, err)) < 0)
-		kata__slots_release(slots_of(vm, d), d->slot);
+		kata__slots_release(slots_of(vm, d), d->slot, false);
 	if (rc < 0) {
 		set_device_state(d, KATA_DEVICE_NEW);
 		device_free(d);
@@ -262,6 +262,43 @@ int kata__vm_device_slot(kata_vm *vm, const void *object, bool *ret_committed)
 	return slot;
 }
 
+static kata_device_state device_state(const struct kata__vm_device *d)
+{
+	return d->storage ? kata_storage_get_state(d->storage) : kata_nic_get_state(d->nic);
+}
+
+bool kata__vm_device_lost(kata_vm *vm, bool nic, const char *id)
+{
+	struct kata__vm_device *d;
+	bool unasked;
+
+	kata__vm_lock(vm);
+	d = find_id(vm, id);
+	if (d && !d->nic == nic)
+		d = NULL;
+	unasked = d && d->committed && device_state(d) == KATA_DEVICE_PLUGGED;
+	if (d)
+		d->lost = true;
+	if (unasked) {
+		set_device_state(d, KATA_DEVICE_DIVERGED);
+		vm->shared->generation++;
+	}
+	kata__vm_unlock(vm);
+	return unasked;
+}
+
+bool kata__vm_device_is_lost(kata_vm *vm, const void *object)
+{
+	const struct kata__vm_device *d;
+	bool lost;
+
+	kata__vm_lock(vm);
+	d = find_object(vm, object);
+	lost = d && d->lost;
+	kata__vm_unlock(vm);
+	return lost;
+}
+
 void kata__vm_device_commit(kata_vm *vm, const void *object)
 {
 	struct kata__vm_device *d;
@@ -284,7 +321,7 @@ static void remove_at(kata_vm *vm, size_t i)
 	s->device_count--;
 	s->generation++;
 	if (d->slot >= 0)
-		kata__slots_release(slots_of(vm, d), d->slot);
+		kata__slots_release(slots_of(vm, d), d->slot, !d->on_lun && s->state != KATA_VM_CREATED);
 }
 
 void kata__vm_device_drop(kata_vm *vm, const void *object)

@@ -124,8 +124,8 @@ static bool is_removal(const kata_vm *vm, const struct kata__op_table *table)
 	       table == driver->remove_nic_cold;
 }
 
-/* A device op failed: the device goes back to what it was, or is DIVERGED when nobody could tell. Only what this op
- * reserved or found (slot >= 0) is touched. */
+/* A device op failed: the device goes back to what it was, or is DIVERGED when nobody could tell or when it has left
+ * the machine already. Only what this op reserved or found (slot >= 0) is touched. */
 static void settle_device(kata_vm *vm, const struct kata__vm_op *d, bool removal, bool uncertain)
 {
 	const void *object = d->storage ? (const void *)d->storage : (const void *)d->nic;
@@ -139,7 +139,7 @@ static void settle_device(kata_vm *vm, const struct kata__vm_op *d, bool removal
 	}
 	if (!committed)
 		kata__vm_device_commit(vm, object);
-	set_state(d, uncertain ? KATA_DEVICE_DIVERGED : d->device_before);
+	set_state(d, uncertain || kata__vm_device_is_lost(vm, object) ? KATA_DEVICE_DIVERGED : d->device_before);
 }
 
 static bool is_worth_explaining(int status)

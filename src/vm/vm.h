@@ -115,6 +115,11 @@ void kata__vm_get_process(const kata_vm *vm, struct kata__process_identity *ret)
  * it itself after each of its own operations. */
 void kata__vm_changed(kata_vm *vm);
 
+/* [leader] The VMM says that this device has left the machine. Whoever was removing it goes on; a plugged one that
+ * nobody was removing is DIVERGED from now on, and true is returned. */
+bool kata__vm_device_lost(kata_vm *vm, bool nic, const char *id);
+bool kata__vm_device_is_lost(kata_vm *vm, const void *storage_or_nic);
+
 /* Listeners for the end of the machine (agent, sandbox). [leader]; removed by the same pair. */
 typedef void (*kata__vm_ended_fn)(void *user);
 int kata__vm_add_ended_listener(kata_vm *vm, kata__vm_ended_fn fn, void *user, kata_error **err);

@@ -97,8 +97,8 @@ void world_plug_nic(struct vm_world *w, const char *id, const char *mac);
 	X(a_failed_plug_of_a_nic_leaves_the_host_as_before)                                                            \
 	X(a_failed_plug_or_unplug_of_a_tap_leaves_no_link)                                                             \
 	X(a_failed_cold_plug_leaves_the_host_as_before)                                                                \
-	X(a_failed_unplug_of_a_disk_leaves_it_plugged)                                                                 \
-	X(a_failed_unplug_of_a_nic_leaves_it_plugged)                                                                  \
+	X(a_failed_unplug_of_a_disk_leaves_it_there_or_diverged)                                                       \
+	X(a_failed_unplug_of_a_nic_leaves_it_there_or_diverged)                                                        \
 	X(a_failed_pause_leaves_the_machine_running)                                                                   \
 	X(a_failed_resume_leaves_the_machine_paused)                                                                   \
 	X(a_failed_release_leaves_the_machine_ours)                                                                    \

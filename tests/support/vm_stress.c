@@ -125,6 +125,9 @@ static void cycle(kata_vm *vm, kata_storage *s, kata_nic *n)
 	char disk_address[16], nic_address[16];
 	bool disk = plug_disk(vm, s, disk_address), nic = plug_nic(vm, n, nic_address);
 
+	if ((disk && kata_storage_get_state(s) != KATA_DEVICE_PLUGGED) ||
+	    (nic && kata_nic_get_state(n) != KATA_DEVICE_PLUGGED))
+		vm_stress_note_failure("a device did not stay plugged", NULL);
 	if (disk) {
 		let_go(disk_address);
 		if (kata_vm_remove_storage(vm, kata_storage_get_id(s), NULL, &disk_error) < 0)

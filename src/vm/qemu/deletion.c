@@ -4,8 +4,12 @@
  *
  * The event may come before the reply to device_del, so the waiter is in the list before the command is sent. A guest
  * that has not booted far enough clears the request unseen; QEMU allows to repeat it, so it is repeated, at growing
- * intervals, for as long as the op's deadline lets it. A reply "no such device" is as good as the event, which may have
- * passed on a connection that broke.
+ * intervals, for as long as the op's deadline lets it. A reply "no such device" comes earlier than the event, by up to
+ * 0.1 s: who took it for the event would take the event for one of the next device of that name. So it counts only
+ * where the event has been seen, may have passed on a connection that broke, or may never come, since it is not known
+ * that the device ever was there.
+ *
+ * What its answers tell about ports that may be used again is in ports.c.
  */
 #include "vm/qemu/machine.h"
 
@@ -23,7 +27,9 @@ struct kata__qemu_waiter {
 	struct kata__qemu *q;
 	kata_op *op; /* borrowed: the waiter is the op's scratch */
 	uint64_t token;
-	bool armed; /* the op waits for it */
+	uint64_t asked_ns;   /* when device_del was sent first */
+	bool port_was_clean; /* then: so the answer can be to nothing else */
+	bool armed;          /* the op waits for it */
 	bool deleted;
 	bool answered; /* QEMU has replied to the last device_del */
 	bool was_silent;
@@ -62,16 +68,46 @@ static void resume(struct kata__qemu_waiter *w, kata_error *take_err)
 	kata__op_resume(w->op, w->token, (int)kata_error_get_status(take_err), take_err);
 }
 
+/* Unasked: the guest ejected it by itself, or did so after the call that asked for it had given up. */
+static void note_lost(struct kata__qemu *q, const char *name)
+{
+	if (!kata__qemu_is_callers_device(name) || !kata__vm_device_lost(q->vm, name[0] == 'n', name + 2))
+		return;
+	kata__log(q->vm->ctx, KATA_LOG_WARNING, "vm", "vm %s: the guest let go of %s unasked: it is diverged",
+		  q->vm->id, name);
+	kata__vm_changed(q->vm);
+}
+
+static void finish_wait(struct kata__qemu_waiter *w)
+{
+	note_lost(w->q, w->name);
+	w->deleted = true;
+	resume(w, NULL);
+}
+
 void kata__qemu_on_deleted(struct kata__qemu *q, const char *name)
 {
 	struct kata__qemu_waiter *w = find_waiter(q, name);
 
 	if (!w) {
+		note_lost(q, name);
 		kata__qemu_stray_deleted(q, name);
 		return;
 	}
 	w->deleted = true;
-	resume(w, NULL);
+	if (kata__qemu_uses_port(w->op))
+		kata__qemu_port_answered(q, w->asked_ns, w->port_was_clean);
+	finish_wait(w);
+}
+
+/* That QEMU does not know the device. */
+static bool is_final(const struct kata__qemu_waiter *w)
+{
+	const struct kata__vm_op *d = kata__vm_op_data(w->op);
+	const void *object = d->storage ? (const void *)d->storage : (const void *)d->nic;
+
+	return kata__op_is_undoing(w->op) || d->device_before == KATA_DEVICE_DIVERGED || w->q->connections > 1 ||
+	       kata__vm_device_is_lost(d->vm, object);
 }
 
 /* ---- asking again */
@@ -97,10 +133,12 @@ static void on_reply(void *user, const json_t *value, kata_error *take_err)
 		w->answered = !take_err || kata_error_get_status(take_err) == KATA_E_VMM;
 	if (w && w->answered)
 		r->q->silent = false;
-	if (w && kata__qemu_says_absent(take_err))
-		kata__qemu_on_deleted(r->q, r->name);
-	else if (w && kata_error_get_status(take_err) == KATA_E_VMM && !says_pending(take_err))
+	if (w && kata__qemu_says_absent(take_err)) {
+		if (is_final(w))
+			finish_wait(w);
+	} else if (w && kata_error_get_status(take_err) == KATA_E_VMM && !says_pending(take_err)) {
 		resume(w, kata__take_ptr(take_err));
+	}
 	kata_error_free(take_err);
 	free(r);
 }
@@ -176,7 +214,12 @@ static int make_waiter(kata_op *op, const char *name, kata_error **err)
 	w = calloc(1, sizeof(*w));
 	if (!w)
 		return kata__fail_no_memory(err);
-	*w = (struct kata__qemu_waiter){.next = q->waiters, .q = q, .op = op, .repeat_ms = FIRST_REPEAT_MS};
+	*w = (struct kata__qemu_waiter){.next = q->waiters,
+					.q = q,
+					.op = op,
+					.asked_ns = kata__now_ns(),
+					.port_was_clean = kata__qemu_uses_port(op) && kata__qemu_port_is_clean(op),
+					.repeat_ms = FIRST_REPEAT_MS};
 	snprintf(w->name, sizeof(w->name), "%s", name);
 	q->waiters = w;
 	d->scratch = w;
@@ -189,9 +232,10 @@ static int check_request(kata_op *op, const json_t *value, kata_error **err)
 
 	if (!*err)
 		return 0;
-	if (kata__qemu_says_absent(*err))
-		w->deleted = true;
-	else if (!says_pending(*err))
+	if (kata__qemu_says_absent(*err)) {
+		if (is_final(w))
+			finish_wait(w);
+	} else if (!says_pending(*err))
 		return (int)kata_error_get_status(*err);
 	kata_error_free(*err);
 	*err = NULL;
@@ -248,6 +292,14 @@ int kata__qemu_undo_device(kata_op *op, const char *name, kata_error **err)
 	return rc ? kata__error_move(err, &failure) : KATA__STEP_WAIT;
 }
 
+bool kata__qemu_awaits_guest(const struct kata__qemu *q)
+{
+	for (const struct kata__qemu_waiter *w = q->waiters; w; w = w->next)
+		if (!w->deleted && kata__qemu_uses_port(w->op))
+			return true;
+	return false;
+}
+
 void kata__qemu_end_deletion(kata_op *op)
 {
 	struct kata__qemu_waiter *w = waiter_of(op);
@@ -259,6 +311,7 @@ void kata__qemu_end_deletion(kata_op *op)
 		if (*at != w)
 			continue;
 		*at = w->next;
+		kata__qemu_look_at_ports(w->q);
 		return;
 	}
 }

@@ -23,6 +23,11 @@ void kata__qemu_nic_name(const kata_nic *n, char out[KATA__QEMU_NAME_MAX])
 	snprintf(out, KATA__QEMU_NAME_MAX, "n-%.64s", kata_nic_get_id(n));
 }
 
+bool kata__qemu_is_callers_device(const char *name)
+{
+	return strncmp(name, "s-", 2) == 0 || strncmp(name, "n-", 2) == 0;
+}
+
 void kata__qemu_node_name(const kata_storage *s, int slot, char out[16])
 {
 	snprintf(out, 16, "%c%d", is_lun(s) ? 'l' : 'b', slot);

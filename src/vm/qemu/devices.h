@@ -23,6 +23,7 @@
 /* "s-<id>" and "n-<id>". */
 void kata__qemu_storage_name(const kata_storage *s, char out[KATA__QEMU_NAME_MAX]);
 void kata__qemu_nic_name(const kata_nic *n, char out[KATA__QEMU_NAME_MAX]);
+bool kata__qemu_is_callers_device(const char *name); /* one of these two */
 /* The block node of a storage in this slot. */
 void kata__qemu_node_name(const kata_storage *s, int slot, char out[16]);
 void kata__qemu_netdev_name(int slot, char out[16]);

@@ -115,6 +115,7 @@ static void on_exit_seen(void *user, uint32_t events)
 	kata__qmp_close(qmp, why);
 	kata__qemu_fail_waiters(q, why);
 	kata__qemu_fail_migration(q, why);
+	kata__qemu_look_at_ports(q);
 	kata__qemu_forget_strays(q);
 	kata__console_detach(&q->console);
 	q->killing = NULL;
@@ -130,6 +131,7 @@ int kata__qemu_adopt(struct kata__qemu *q, int take_pidfd, kata_error **err)
 
 	q->pidfd = take_pidfd;
 	q->exited = false;
+	q->connections = 0;
 	rc = kata__watch_add(kata__context_loop(q->vm->ctx), q->pidfd, EPOLLIN, on_exit_seen, q, &q->pid_watch, err);
 	if (rc)
 		kata__close_fd(&q->pidfd);
@@ -196,6 +198,7 @@ static int connect_monitor(struct kata__qemu *q, kata__qmp_reply_fn ready, void 
 	rc = kata__qemu_connect_socket(q, "qmp.sock", &fd, err);
 	if (rc)
 		return rc;
+	q->connections++;
 	return kata__qmp_open(kata__context_loop(q->vm->ctx), fd, &handler, q, ready, ready_user, &q->qmp, err);
 }
 

@@ -24,8 +24,9 @@ struct kata__qemu_settings {
 	gid_t gid;
 };
 
-struct kata__qemu_waiter; /* deletion.c */
-struct kata__qemu_stray;  /* reconcile.c */
+struct kata__qemu_waiter;    /* deletion.c */
+struct kata__qemu_port_wait; /* ports.c */
+struct kata__qemu_stray;     /* reconcile.c */
 struct kata__qemu_clearing;
 
 struct kata__qemu {
@@ -44,9 +45,13 @@ struct kata__qemu {
 	bool exited;
 	int exit_status; /* as kata__process_try_reap */
 	struct kata__qmp *qmp;
-	bool silent; /* left an undo without an answer, twice; until it says something, undos fail at once */
+	unsigned connections; /* to the monitor, since the adoption: events may have passed between two */
+	bool silent;          /* left an undo without an answer, twice; until it says something, undos fail at once */
 	struct kata__console console;
 	struct kata__qemu_waiter *waiters;
+	struct kata__qemu_port_wait *port_waits;
+	uint64_t drained_ns; /* what it was asked to eject before that, and ejected, it is done with */
+	uint64_t last_answer_ns, last_answer_took_ns; /* its last eject */
 	struct kata__qemu_stray *strays;
 	struct kata__qemu_clearing *clearings;
 	struct kata__timer *stray_timer;
@@ -120,10 +125,25 @@ int kata__qemu_request_deletion(kata_op *op, const char *name, kata_error **err)
 int kata__qemu_await_deletion(kata_op *op, kata_error **err);                     /* step: waits for the event */
 void kata__qemu_cancel_deletion(kata_op *op);                                     /* its cancel */
 int kata__qemu_undo_device(kata_op *op, const char *name, kata_error **err);      /* both, as one undo */
+bool kata__qemu_awaits_guest(const struct kata__qemu *q); /* it has not answered a device_del of a port */
 void kata__qemu_end_deletion(kata_op *op);
 void kata__qemu_on_deleted(struct kata__qemu *q, const char *name);
 /* The monitor's connection broke, or QEMU ended. */
 void kata__qemu_fail_waiters(struct kata__qemu *q, const kata_error *why);
+
+/*
+ * When a root port may be used again (ports.c). await_port is the end of the step that reserves it: DONE, or WAIT while
+ * the guest may be busy with what left the port just now; its cancel.
+ */
+int kata__qemu_await_port(kata_op *op, kata_error **err);
+void kata__qemu_cancel_await_port(kata_op *op);
+void kata__qemu_occupy_port(kata_op *op);         /* before device_add */
+bool kata__qemu_uses_port(const kata_op *op);     /* not a LUN, which goes without the guest's consent */
+bool kata__qemu_port_is_clean(const kata_op *op); /* the one it has */
+/* The guest has ejected a device; when it was asked to, and whether the port was clean then. */
+void kata__qemu_port_answered(struct kata__qemu *q, uint64_t asked_ns, bool port_was_clean);
+/* Wakes those who need wait no longer. */
+void kata__qemu_look_at_ports(struct kata__qemu *q);
 
 /* Steps of the rebuild (reconcile.c): QEMU's devices against the record. */
 int kata__qemu_step_compare_devices(kata_op *op, kata_error **err);

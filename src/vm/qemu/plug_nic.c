@@ -13,6 +13,13 @@ static bool is_tap(kata_op *op)
 
 /* ---- hot: plug */
 
+static int step_reserve(kata_op *op, kata_error **err)
+{
+	int rc = kata__vm_step_reserve_nic(op, err);
+
+	return rc < 0 ? rc : kata__qemu_await_port(op, err);
+}
+
 static int step_getfd(kata_op *op, kata_error **err)
 {
 	const struct kata__vm_op *d = kata__vm_op_data(op);
@@ -59,6 +66,7 @@ static int step_device_add(kata_op *op, kata_error **err)
 	const struct kata__vm_op *d = kata__vm_op_data(op);
 	json_t *args = kata__qemu_nic_device(d->nic, d->slot);
 
+	kata__qemu_occupy_port(op);
 	return args ? kata__qemu_command(op, "device_add", args, -1, NULL, err) : kata__fail_no_memory(err);
 }
 
@@ -86,7 +94,10 @@ static void finish(kata_op *op, int status, kata_error **error)
 }
 
 static const struct kata__step add_steps[] = {
-	{.name = "reserve-slot", .run = kata__vm_step_reserve_nic, .undo = kata__vm_step_unreserve_nic},
+	{.name = "reserve-slot",
+	 .run = step_reserve,
+	 .undo = kata__vm_step_unreserve_nic,
+	 .cancel = kata__qemu_cancel_await_port},
 	{.name = "open-tap",
 	 .run = kata__vm_step_open_tap,
 	 .undo = kata__vm_step_close_tap,

@@ -26,6 +26,13 @@ static unsigned fd_set_of(kata_op *op)
 
 /* ---- hot: plug */
 
+static int step_reserve(kata_op *op, kata_error **err)
+{
+	int rc = kata__vm_step_reserve_storage(op, err);
+
+	return rc < 0 ? rc : kata__qemu_await_port(op, err);
+}
+
 static int add_fd(kata_op *op, int fd, unsigned set, kata_error **err)
 {
 	return kata__qemu_command(op, "add-fd", json_pack("{s:i}", "fdset-id", (int)set), fd, NULL, err);
@@ -88,6 +95,7 @@ static int step_device_add(kata_op *op, kata_error **err)
 	const struct kata__vm_op *d = kata__vm_op_data(op);
 	json_t *args = kata__qemu_storage_device(d->storage, d->slot);
 
+	kata__qemu_occupy_port(op);
 	return args ? kata__qemu_command(op, "device_add", args, -1, NULL, err) : kata__fail_no_memory(err);
 }
 
@@ -115,7 +123,10 @@ static void finish(kata_op *op, int status, kata_error **error)
 }
 
 static const struct kata__step add_steps[] = {
-	{.name = "reserve-slot", .run = kata__vm_step_reserve_storage, .undo = kata__vm_step_unreserve_storage},
+	{.name = "reserve-slot",
+	 .run = step_reserve,
+	 .undo = kata__vm_step_unreserve_storage,
+	 .cancel = kata__qemu_cancel_await_port},
 	{.name = "open-image",
 	 .run = kata__vm_step_open_image,
 	 .undo = kata__vm_step_close_image,

@@ -6,9 +6,10 @@
  * refused. After the death of an owner the last record may be older than what that owner was just doing, and nobody was
  * told of it:
  *
- *     recorded, but gone in QEMU      its unplug was under way: dropped from the list
- *     in QEMU, but not recorded       a stray: its plug was under way. QEMU is asked to take it back; until the guest
- * lets go its port stays taken nodes and netdevs of free slots halves of a plug or unplug: removed
+ * - recorded, but gone in QEMU: its unplug was under way, so it is dropped from the list; so is one that was diverged;
+ * - in QEMU, but not recorded: a stray, whose plug was under way. QEMU is asked to take it back; until the guest lets
+ * go its port stays taken;
+ * - nodes and netdevs of free slots: halves of a plug or unplug. They are removed.
  */
 #include "vm/qemu/machine.h"
 
@@ -98,7 +99,7 @@ static void end_clearing(struct kata__qemu_clearing *c)
 		tell(c->q, "remove-fd", json_pack("{s:i}", "fdset-id", (int)(set + i)));
 	if (c->kind == 'b')
 		tell_to_clear_nic(c->q, c->slot);
-	kata__slots_release(slots_of(c), c->slot);
+	kata__slots_release(slots_of(c), c->slot, true);
 	free_clearing(c);
 }
 
@@ -250,11 +251,6 @@ static int add_stray(struct kata__qemu *q, const char *name, kata_error **err)
 
 /* ---- the comparison */
 
-static bool is_callers_device(const char *name)
-{
-	return strncmp(name, "s-", 2) == 0 || strncmp(name, "n-", 2) == 0;
-}
-
 static bool has_child(const json_t *children, const char *name)
 {
 	const json_t *child;
@@ -284,11 +280,14 @@ static int device_is_missing(kata_op *op, const void *object, const char *name, 
 			     kata_error **err)
 {
 	kata_vm *vm = kata__vm_op_data(op)->vm;
+	bool committed;
 
 	if (!owner_died(op) && state != KATA_DEVICE_DIVERGED)
 		return refuse_old(vm, "the record has a device that was unplugged since:", name + 2, err);
 	kata__log(vm->ctx, KATA_LOG_WARNING, "vm", "vm %s: device %s has gone since it was recorded", vm->id, name);
-	kata__vm_device_drop(vm, object);
+	if (name[0] == 'n')
+		tell_to_clear_nic(kata__qemu_of(vm), kata__vm_device_slot(vm, object, &committed));
+	kata__vm_device_drop(vm, object); /* a disk's node is swept */
 	return 0;
 }
 
@@ -359,7 +358,7 @@ static int compare_children(kata_op *op, const json_t *children, kata_error **er
 	{
 		const char *name = json_string_value(json_object_get(child, "name"));
 
-		if (!name || !is_callers_device(name) || is_recorded(vm, name))
+		if (!name || !kata__qemu_is_callers_device(name) || is_recorded(vm, name))
 			continue;
 		rc = owner_died(op)
 			     ? add_stray(kata__qemu_of(vm), name, err)
@@ -522,7 +521,7 @@ static int check_nodes(kata_op *op, const json_t *value, kata_error **err)
 		if (name && i < STRAYS_MAX)
 			sweep_node(q, name);
 	}
-	for (uint32_t port = 0; port < q->vm->ports.count; port++)
+	for (uint32_t port = 0; owner_died(op) && port < q->vm->ports.count; port++)
 		if (is_free(&q->vm->ports, port))
 			tell_to_clear_nic(q, (int)port);
 	return 0;
@@ -530,7 +529,5 @@ static int check_nodes(kata_op *op, const json_t *value, kata_error **err)
 
 int kata__qemu_step_sweep(kata_op *op, kata_error **err)
 {
-	if (!owner_died(op))
-		return KATA__STEP_DONE;
 	return kata__qemu_command(op, "query-named-block-nodes", json_pack("{s:b}", "flat", 1), -1, check_nodes, err);
 }

@@ -24,6 +24,7 @@ struct fake {
 	uint64_t plugs; /* in the driver's part of the record */
 	bool fail_undo;
 	bool fail_dump;
+	bool loses_device; /* "act" says that the op's device has left */
 	int acts, undos;
 	int peer; /* the other end of the agent's channel */
 };
@@ -93,10 +94,14 @@ static char *fake_last_words(kata_vm *vm, size_t *ret_len)
 
 static int fake_act(kata_op *op, kata_error **err)
 {
-	struct fake *f = fake_of(kata__vm_op_data(op)->vm);
+	const struct kata__vm_op *d = kata__vm_op_data(op);
+	struct fake *f = fake_of(d->vm);
 
 	f->acts++;
 	f->plugs++;
+	if (f->loses_device && (d->nic || d->storage))
+		(void)kata__vm_device_lost(d->vm, d->nic != NULL,
+					   d->nic ? kata_nic_get_id(d->nic) : kata_storage_get_id(d->storage));
 	return KATA__STEP_DONE;
 }
 

@@ -337,6 +337,50 @@ Test(devices, an_unplug_that_ends_uncertain_is_diverged)
 	kata_nic_unref(n);
 }
 
+/* ---- a device that the VMM says has left */
+
+Test(devices, a_plugged_device_that_left_is_diverged_until_it_is_removed)
+{
+	kata_storage *s = new_disk("d");
+
+	fixture_assert_ok(kata_vm_add_storage(vm, s, NULL, &err), err);
+	cr_assert_not(kata__vm_device_lost(vm, true, "d"), "a NIC of that id there is none");
+	cr_assert(kata__vm_device_lost(vm, false, "d"));
+	cr_assert_eq(kata_storage_get_state(s), KATA_DEVICE_DIVERGED);
+	cr_assert_eq(slots_free(), 3u);
+	cr_assert_not(kata__vm_device_lost(vm, false, "d"), "it is known");
+	fixture_assert_ok(kata_vm_remove_storage(vm, "d", NULL, &err), err);
+	cr_assert_eq(kata_storage_get_state(s), KATA_DEVICE_NEW);
+	cr_assert_eq(slots_free(), 4u);
+	kata_storage_unref(s);
+}
+
+Test(devices, a_device_that_left_in_its_unplug_is_diverged_when_that_fails)
+{
+	kata_nic *n = fixture_nic("n", NULL);
+
+	fixture_assert_ok(kata_vm_add_nic(vm, n, NULL, &err), err);
+	fake_of(vm)->loses_device = true;
+	fake_arm(&f, "unplug-nic/act:after", KATA_FAIL_ERROR);
+	fixture_assert_fails(kata_vm_remove_nic(vm, "n", NULL, &err), KATA_E_INJECTED, err);
+	cr_assert_not(kata_error_is_uncertain(err));
+	cr_assert_eq(kata_nic_get_state(n), KATA_DEVICE_DIVERGED);
+	kata_nic_unref(n);
+}
+
+Test(devices, a_device_that_left_in_its_plug_is_not_plugged)
+{
+	kata_storage *s = new_disk("d");
+
+	fake_of(vm)->loses_device = true;
+	fixture_assert_fails(kata_vm_add_storage(vm, s, NULL, &err), KATA_E_VMM, err);
+	cr_assert_eq(kata_error_get_origin(err), KATA_ORIGIN_GUEST);
+	cr_assert_str_eq(kata_error_get_step(err), "plug-storage/commit");
+	cr_assert_eq(kata_storage_get_state(s), KATA_DEVICE_NEW);
+	cr_assert_eq(slots_free(), 4u);
+	kata_storage_unref(s);
+}
+
 Test(devices, cold_devices_are_plugged_before_the_start_and_after_it)
 {
 	kata_vm *cold = fake_new_vm(&f, "cold", 4);

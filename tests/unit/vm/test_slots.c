@@ -9,20 +9,41 @@
 
 TestSuite(slots, .timeout = 60);
 
-Test(slots, lowest_free_slot_is_reserved_first)
+static int reserve(struct kata__slots *s)
 {
-	struct kata__slots s;
 	int slot = -1;
 
+	cr_assert_eq(kata__slots_reserve(s, &slot, NULL), 0);
+	return slot;
+}
+
+Test(slots, what_was_never_used_comes_first_then_what_was_freed_longest_ago)
+{
+	struct kata__slots s;
+
 	cr_assert_eq(kata__slots_init(&s, "device slot", 4, NULL), 0);
-	for (int i = 0; i < 4; i++) {
-		cr_assert_eq(kata__slots_reserve(&s, &slot, NULL), 0);
-		cr_assert_eq(slot, i);
+	for (int i = 0; i < 3; i++) {
+		cr_assert_eq(reserve(&s), i);
+		kata__slots_commit(&s, i);
 	}
-	kata__slots_release(&s, 2);
-	kata__slots_release(&s, 1);
-	cr_assert_eq(kata__slots_reserve(&s, &slot, NULL), 0);
-	cr_assert_eq(slot, 1);
+	kata__slots_release(&s, 2, true);
+	kata__slots_release(&s, 0, true);
+	cr_assert_eq(reserve(&s), 3);
+	cr_assert_eq(reserve(&s), 2);
+	cr_assert_eq(reserve(&s), 0);
+	cr_assert_gt(kata__slots_freed_ns(&s, 0), kata__slots_freed_ns(&s, 2));
+	kata__slots_deinit(&s);
+}
+
+Test(slots, a_slot_that_was_reserved_only_counts_as_never_used)
+{
+	struct kata__slots s;
+
+	cr_assert_eq(kata__slots_init(&s, "device slot", 2, NULL), 0);
+	cr_assert_eq(reserve(&s), 0);
+	kata__slots_release(&s, 0, true);
+	cr_assert_eq(kata__slots_freed_ns(&s, 0), 0u);
+	cr_assert_eq(reserve(&s), 0);
 	kata__slots_deinit(&s);
 }
 
@@ -68,14 +89,15 @@ Test(slots, a_slot_taken_twice_or_out_of_range_is_corrupt)
 	kata__slots_deinit(&s);
 }
 
-/* The model: which slots are held, and nothing more. */
-static uint32_t lowest_free(const bool *held)
+/* The model: which slots are held, and since when the others are free. */
+static uint32_t longest_free(const bool *held, const struct kata__slots *s)
 {
-	uint32_t i = 0;
+	uint32_t best = SLOTS;
 
-	while (i < SLOTS && held[i])
-		i++;
-	return i;
+	for (uint32_t i = 0; i < SLOTS; i++)
+		if (!held[i] && (best == SLOTS || kata__slots_freed_ns(s, (int)i) < kata__slots_freed_ns(s, (int)best)))
+			best = i;
+	return best;
 }
 
 Test(slots, a_million_random_steps_agree_with_the_model)
@@ -87,7 +109,7 @@ Test(slots, a_million_random_steps_agree_with_the_model)
 
 	cr_assert_eq(kata__slots_init(&s, "device slot", SLOTS, NULL), 0);
 	for (int i = 0; i < 1000000; i++) {
-		uint32_t pick, want = lowest_free(held);
+		uint32_t pick, want = longest_free(held, &s);
 		int slot = -1, rc;
 
 		seed = seed * 6364136223846793005u + 1442695040888963407u;
@@ -108,7 +130,7 @@ Test(slots, a_million_random_steps_agree_with_the_model)
 			kata__slots_commit(&s, (int)pick);
 			cr_assert_eq(s.states[pick], KATA__SLOT_USED);
 		} else if (held[pick]) {
-			kata__slots_release(&s, (int)pick);
+			kata__slots_release(&s, (int)pick, true);
 			held[pick] = false;
 			count--;
 		}
