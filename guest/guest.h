@@ -27,6 +27,7 @@ struct guest {
 	struct storages *storages;
 	struct containers *containers;
 	struct oom *oom;
+	bool is_settled;             /* what the boot put off is done */
 	uint32_t hotplug_timeout_ms; /* agent.hotplug_timeout=SECONDS on the kernel's command line */
 };
 
@@ -38,6 +39,8 @@ void service_process_register(struct guest *guest);
 void service_sandbox_register(struct guest *guest);
 void service_network_register(struct guest *guest);
 void service_identity_register(struct guest *guest);
+/* It is settled: whoever waits for that is answered. */
+void service_health_settled(struct guest *guest);
 /* Memory that is plugged is brought online as it appears. */
 int service_sandbox_begin(struct guest *guest, kata_error **err);
 #endif

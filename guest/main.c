@@ -49,6 +49,7 @@ static void loaded_soon(struct kata__work *work)
 	if (channel_listen_vsock(job->guest, &err) != 0)
 		kmsg_error("%s", kata_error_get_message(err));
 	kata_error_free(err);
+	service_health_settled(job->guest);
 }
 
 /* agent.hotplug_timeout=SECONDS */

@@ -71,6 +71,42 @@ static void identify(void *user, struct call *call, const void *request)
 	call_answer(call, &r);
 }
 
+/* ---- settle: calls that wait for it */
+
+#define SETTLE_MAX 64
+
+static struct call *settling[SETTLE_MAX];
+
+static void settle_forget(struct call *call, void *user)
+{
+	*(struct call **)user = NULL;
+}
+
+static void settle(void *user, struct call *call, const void *request)
+{
+	struct guest *guest = user;
+	size_t i = 0;
+
+	while (i < SETTLE_MAX && settling[i])
+		i++;
+	if (guest->is_settled) {
+		call_answer(call, NULL);
+	} else if (i == SETTLE_MAX) {
+		call_answer_code(call, KATA__GRPC_RESOURCE_EXHAUSTED, "%d calls wait for this already", SETTLE_MAX);
+	} else {
+		settling[i] = call;
+		call_park(call, settle_forget, &settling[i]);
+	}
+}
+
+void service_health_settled(struct guest *guest)
+{
+	guest->is_settled = true;
+	for (size_t i = 0; i < SETTLE_MAX; i++)
+		if (settling[i])
+			call_answer(kata__take_ptr(settling[i]), NULL);
+}
+
 void service_health_register(struct guest *guest)
 {
 	rpc_handler_fn *m = guest->handlers.methods;
@@ -79,4 +115,5 @@ void service_health_register(struct guest *guest)
 	m[KATA__HEALTH_VERSION] = version;
 	m[KATA__AGENT_GET_GUEST_DETAILS] = guest_details;
 	m[KATA__GUEST_IDENTIFY] = identify;
+	m[KATA__GUEST_SETTLE] = settle;
 }

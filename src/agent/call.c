@@ -61,6 +61,7 @@ static const struct kata__op_table tables[KATA_AGENT_METHOD_COUNT] = {
 	[KATA_AGENT_RESEED] = CALL("agent-reseed"),
 	[KATA_AGENT_ONLINE_CPU_MEM] = CALL("agent-online-cpu-mem"),
 	[KATA_AGENT_RESET_IDENTITY] = CALL("agent-reset-identity"),
+	[KATA_AGENT_SETTLE] = CALL("agent-settle"),
 };
 
 static const char *const method_names[KATA_AGENT_METHOD_COUNT] = {
@@ -90,6 +91,7 @@ static const char *const method_names[KATA_AGENT_METHOD_COUNT] = {
 	[KATA_AGENT_RESEED] = "ReseedRandomDev",
 	[KATA_AGENT_ONLINE_CPU_MEM] = "OnlineCPUMem",
 	[KATA_AGENT_RESET_IDENTITY] = "ResetIdentity",
+	[KATA_AGENT_SETTLE] = "Settle",
 };
 
 const char *kata_agent_method_get_name(kata_agent_method method)

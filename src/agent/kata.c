@@ -179,6 +179,12 @@ static int start(struct kata_call *call, const kata_agent_request *r, uint64_t t
 	return start_call(call->kata, r, timeout_ms, call, err);
 }
 
+/* What only kata.Guest can do. */
+static bool is_guest_service(kata_agent_method method)
+{
+	return method == KATA_AGENT_AWAIT_DEVICE || method == KATA_AGENT_OFFLINE_DEVICE || method == KATA_AGENT_SETTLE;
+}
+
 static void ops_call(void *self, const kata_agent_request *r, uint64_t timeout_ms, kata_agent_reply_fn fn, void *user,
 		     uint64_t *ret_token)
 {
@@ -186,7 +192,7 @@ static void ops_call(void *self, const kata_agent_request *r, uint64_t timeout_m
 	struct kata_call *call;
 	kata_error *err = NULL;
 
-	if (!k->has_guest_service && (r->method == KATA_AGENT_AWAIT_DEVICE || r->method == KATA_AGENT_OFFLINE_DEVICE)) {
+	if (!k->has_guest_service && is_guest_service(r->method)) {
 		kata__fail(&err, KATA_E_UNSUPPORTED, GUEST, "agent: %s: this guest lacks the service %s",
 			   kata_agent_method_get_name(r->method), KATA__SERVICE_GUEST);
 		fn(user, NULL, err);

@@ -41,6 +41,7 @@ struct kata__kata_encoding {
 		Grpc__OnlineCPUMemRequest online_cpu_mem;
 		Grpc__DestroySandboxRequest destroy_sandbox;
 		Grpc__ResetIdentityRequest reset_identity;
+		Grpc__SettleRequest settle;
 	} message;
 	Grpc__Routes routes;
 	Grpc__Interface interface_;

@@ -418,6 +418,7 @@ static const struct {
 	[KATA_AGENT_RESEED] = {KATA__AGENT_RESEED_RANDOM_DEV, encode_reseed},
 	[KATA_AGENT_ONLINE_CPU_MEM] = {KATA__AGENT_ONLINE_CPU_MEM, encode_online_cpu_mem},
 	[KATA_AGENT_RESET_IDENTITY] = {KATA__GUEST_RESET_IDENTITY, encode_reset_identity},
+	[KATA_AGENT_SETTLE] = {KATA__GUEST_SETTLE, encode_nothing},
 };
 
 enum kata__method_id kata__kata_method_id(kata_agent_method method)

@@ -67,6 +67,7 @@ const struct kata__method kata__methods[KATA__METHOD_COUNT] = {
 	[KATA__GUEST_OFFLINE_DEVICE] = GUEST(OfflineDevice, offline_device_request, empty),
 	[KATA__GUEST_IDENTIFY] = GUEST(Identify, identify_request, identify_response),
 	[KATA__GUEST_RESET_IDENTITY] = GUEST(ResetIdentity, reset_identity_request, reset_identity_response),
+	[KATA__GUEST_SETTLE] = GUEST(Settle, settle_request, empty),
 };
 
 static bool same(const char *name, const char *text, size_t length)

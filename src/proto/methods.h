@@ -62,6 +62,7 @@ enum kata__method_id {
 	KATA__GUEST_OFFLINE_DEVICE, /* OfflineDeviceRequest -> Empty */
 	KATA__GUEST_IDENTIFY,       /* IdentifyRequest -> IdentifyResponse */
 	KATA__GUEST_RESET_IDENTITY, /* ResetIdentityRequest -> ResetIdentityResponse */
+	KATA__GUEST_SETTLE,         /* SettleRequest -> Empty */
 	KATA__METHOD_COUNT
 };
 

@@ -502,6 +502,11 @@ Test(mock_agent, calls_in_flight_end_when_the_machine_does)
 
 /* ---- identity */
 
+Test(mock_agent, has_settled_from_the_start)
+{
+	tell(REQUEST(SETTLE, .hostname = NULL));
+}
+
 static const kata_agent_reply *reset(kata_op **ret_op, const char *entropy)
 {
 	static const kata_agent_mac mac = {.pci_path = "08/00", .mac = "02:00:00:00:00:01"};

@@ -91,6 +91,8 @@ static void ask_the_guest(struct stage *st)
 
 	version = begin(st, REQUEST(.method = KATA_AGENT_VERSION), 0);
 	fixture_assert_ok(kata_op_wait(version, &st->err), st->err);
+	fixture_assert_ok(call(st, REQUEST(.method = KATA_AGENT_SETTLE)), st->err);
+	fixture_assert_ok(call(st, REQUEST(.method = KATA_AGENT_SETTLE)), st->err);
 	cr_assert_str_eq(kata_agent_op_get_reply(version)->text, kata_agent_get_version(st->agent));
 	kata_op_unref(version);
 

@@ -138,6 +138,16 @@ static void take_sample(struct stage *st, const char *hostname, const char *mach
 	kata_op_unref(op);
 }
 
+static void settle(struct stage *st)
+{
+	kata_agent_request request = {.size = sizeof(request), .method = KATA_AGENT_SETTLE};
+	kata_error *err = NULL;
+	kata_op *op = ask_agent(st, &request);
+
+	fixture_assert_ok(kata_op_wait(op, &err), err);
+	kata_op_unref(op);
+}
+
 static void refuse_absent_nic(struct stage *st)
 {
 	const kata_agent_mac mac = {.pci_path = "1f/00", .mac = "02:00:00:00:00:99"};
@@ -164,6 +174,7 @@ static void check_identity(struct stage *st, kata_nic *nic)
 	int out;
 
 	kata_nic_get_address(nic, address, sizeof(address));
+	settle(st);
 	take_sample(st, "one", "00000000000000000000000000000001", NULL, first);
 	take_sample(st, "clone-two", "0123456789abcdef0123456789abcdef", &mac, second);
 	cr_assert_neq(memcmp(first, second, 32), 0);

@@ -569,6 +569,7 @@ static const method_fn methods[KATA__METHOD_COUNT] = {
 	[KATA__GUEST_OFFLINE_DEVICE] = offline_device,
 	[KATA__GUEST_IDENTIFY] = identify,
 	[KATA__GUEST_RESET_IDENTITY] = reset_identity,
+	[KATA__GUEST_SETTLE] = accept,
 	[KATA__AGENT_CREATE_SANDBOX] = create_sandbox,
 	[KATA__AGENT_DESTROY_SANDBOX] = destroy_sandbox,
 	[KATA__AGENT_GET_OOM_EVENT] = get_oom_event,

@@ -525,6 +525,9 @@ Test(call, a_guest_without_the_guest_service_is_not_asked_for_it)
 	op = link_begin(&l,
 			REQUEST(.method = KATA_AGENT_AWAIT_DEVICE, .device_kind = "blk", .device_address = "08/00"));
 	fixture_assert_fails(link_end(op, &err), KATA_E_UNSUPPORTED, err);
+	error_clear(&err);
+	op = link_begin(&l, REQUEST(.method = KATA_AGENT_SETTLE));
+	fixture_assert_fails(link_end(op, &err), KATA_E_UNSUPPORTED, err);
 	kata_error_free(err);
 	cr_assert_not(wire_try_read(&l.wire, &r));
 	link_close(&l);

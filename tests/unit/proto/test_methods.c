@@ -18,7 +18,7 @@ Test(methods, every_method_is_found_by_its_names_and_has_types)
 	}
 }
 
-Test(methods, there_are_the_42_of_the_agent_2_of_health_and_4_of_ours)
+Test(methods, there_are_the_42_of_the_agent_2_of_health_and_5_of_ours)
 {
 	int agent = 0, health = 0;
 
@@ -28,7 +28,7 @@ Test(methods, there_are_the_42_of_the_agent_2_of_health_and_4_of_ours)
 	}
 	cr_assert_eq(agent, 42);
 	cr_assert_eq(health, 2);
-	cr_assert_eq(KATA__METHOD_COUNT, 48);
+	cr_assert_eq(KATA__METHOD_COUNT, 49);
 }
 
 Test(methods, types_are_those_of_the_protocol)
