@@ -51,7 +51,7 @@ struct bench_group {
 	struct bench_metric metrics[4];
 };
 /* Lists that end with a group without `run`, one a file. */
-extern const struct bench_group bench_size[], bench_store[], bench_wire[], bench_create[], bench_plug[];
+extern const struct bench_group bench_size[], bench_store[], bench_wire[], bench_create[], bench_plug[], bench_warm[];
 
 /* ---- pairs.c ---- */
 

@@ -30,6 +30,16 @@ kata_vm_builder *vms_standin(struct bench *b, kata_context *ctx)
 	return builder_of(ctx, path);
 }
 
+void vms_config(struct bench *b, uint32_t slots, kata_vm_config *ret, char *kernel, char *initrd, size_t size)
+{
+	snprintf(kernel, size, "%s/vmlinuz", b->guest_dir);
+	snprintf(initrd, size, "%s/initrd", b->guest_dir);
+	ret->kernel = kernel;
+	ret->initrd = initrd;
+	ret->memory_mib = 256;
+	ret->device_slots = slots;
+}
+
 kata_vm *vms_build(struct bench *b, kata_vm_builder *builder, uint32_t slots)
 {
 	kata_vm_config config = KATA_VM_CONFIG_INIT;
@@ -37,12 +47,7 @@ kata_vm *vms_build(struct bench *b, kata_vm_builder *builder, uint32_t slots)
 	kata_error *err = NULL;
 	kata_vm *vm = NULL;
 
-	snprintf(kernel, sizeof(kernel), "%s/vmlinuz", b->guest_dir);
-	snprintf(initrd, sizeof(initrd), "%s/initrd", b->guest_dir);
-	config.kernel = kernel;
-	config.initrd = initrd;
-	config.memory_mib = 256;
-	config.device_slots = slots;
+	vms_config(b, slots, &config, kernel, initrd, sizeof(kernel));
 	if (kata_vm_builder_build(builder, &config, NULL, NULL, &vm, &err))
 		bench_fail("build", err);
 	return vm;

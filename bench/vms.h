@@ -7,6 +7,8 @@
 /* QEMU under TCG (chosen, not probed: the hand program does not probe either), ids kept; or the stand-in for QEMU. */
 kata_vm_builder *vms_qemu(kata_context *ctx);
 kata_vm_builder *vms_standin(struct bench *b, kata_context *ctx);
+/* The config of a VM of the guest image; the paths are written to the two buffers, which it names. */
+void vms_config(struct bench *b, uint32_t slots, kata_vm_config *ret, char *kernel, char *initrd, size_t size);
 /* A VM of the guest image, not started, with `slots` device slots. */
 kata_vm *vms_build(struct bench *b, kata_vm_builder *builder, uint32_t slots);
 kata_storage *vms_disk(struct bench *b, const char *name);
