@@ -5,8 +5,9 @@
 #include <kata/driver/agent.h>
 
 /*
- * A call that is sent along with the handshake's, so that both cost one round trip: to a machine that was just loaded
- * from a saved state each costs milliseconds. fn: the answer, on the leader, before the connect ends; once at most, and
+ * A call of ours (of kata.Guest) that is sent along with the handshake's Check, so that both cost one round trip: to a
+ * machine that was just loaded from a saved state each costs milliseconds. Version and details are asked for only where
+ * it was not answered well. fn: the answer, on the leader, before the connect ends; once at most, and
  * not at all where the connect fails, or is another agent's than ours. The request is copied; a time in it is replaced
  * by that of its sending.
  */

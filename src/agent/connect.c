@@ -11,6 +11,9 @@
  * socket until the guest has booted and opens the port, so the first answer comes as early as it can and nothing is
  * polled.
  *
+ * A call of a factory's may go along with Check (builder.h); its answer says that kata.Guest is there, so that the
+ * other two questions are not asked.
+ *
  * A try fails when the connection breaks, brings what is no ttrpc, or is silent for longer than a bound that doubles.
  * The stream of a virtio-serial port is one for all sessions: the tail of an answer to an earlier one may be in it, and
  * our first request may be taken by the guest for the tail of an earlier one's. A new connection makes the guest start
@@ -231,25 +234,42 @@ static void give_first(void *user, const kata_agent_reply *reply)
 		fn(c->first_user, reply, NULL);
 }
 
+static int greet(struct kata__connect *c, int from, int to, kata_error **err);
+
+/* An agent that did what only ours can do need not be asked what it can do. One that did not is asked now. */
+static int learn_from_first(struct kata__connect *c, bool is_done, kata_error **err)
+{
+	if (is_done)
+		c->has_guest_service = true;
+	return is_done ? 0 : greet(c, GREET_VERSION, GREETINGS, err);
+}
+
 /* Whatever the answer is, the connection is good: what becomes of an error is the affair of who asked. */
 static void on_first(void *user, const struct kata__ttrpc_response *response, kata_error *take_err)
 {
 	struct kata__connect *c = user;
 	kata_error *err = take_err;
 	kata_agent_reply_fn fn;
+	bool is_done;
+	int rc;
 
 	if (!c->op || (!response && c->client == NULL)) { /* the try was given up */
 		kata_error_free(err);
 		return;
 	}
-	if (!response || kata__kata_decode(&c->first_expected, response, give_first, c, &err) != 0) {
+	is_done = response && kata__kata_decode(&c->first_expected, response, give_first, c, &err) == 0;
+	if (!is_done) {
 		fn = kata__take_ptr(c->first_fn);
 		if (fn)
 			fn(c->first_user, NULL, err);
 		else
 			kata_error_free(err);
+		err = NULL;
 	}
-	if (--c->unanswered == 0)
+	rc = learn_from_first(c, is_done, &err);
+	if (rc)
+		try_failed(c, err);
+	else if (--c->unanswered == 0)
 		resume(c, 0, NULL);
 }
 
@@ -347,12 +367,11 @@ static void try_failed(struct kata__connect *c, kata_error *take_err)
 		resume(c, rc, err);
 }
 
-static int greet(struct kata__connect *c, kata_error **err)
+static int greet(struct kata__connect *c, int from, int to, kata_error **err)
 {
 	static const kata__ttrpc_end_fn fns[GREETINGS] = {on_check, on_version, on_details};
 
-	c->unanswered = GREETINGS;
-	for (int i = 0; i < GREETINGS; i++) {
+	for (int i = from; i < to; i++) {
 		const struct kata__method *m = &kata__methods[greeting_methods[i]];
 		struct kata__ttrpc_call call = {.service = m->service, .method = m->name};
 		uint32_t id;
@@ -360,8 +379,19 @@ static int greet(struct kata__connect *c, kata_error **err)
 
 		if (rc)
 			return rc;
+		c->unanswered++;
 	}
-	return c->first_fn ? send_first(c, err) : 0;
+	return 0;
+}
+
+/* With a call that goes along, the rest of the handshake waits for what becomes of it. */
+static int say_hello(struct kata__connect *c, kata_error **err)
+{
+	int rc;
+
+	c->unanswered = 0;
+	rc = greet(c, GREET_CHECK, c->first_fn ? GREET_VERSION : GREETINGS, err);
+	return rc || !c->first_fn ? rc : send_first(c, err);
 }
 
 static void start_try(struct kata__connect *c)
@@ -374,7 +404,7 @@ static void start_try(struct kata__connect *c)
 		rc = kata__timer_add(kata__context_loop(c->agent->ctx), kata__deadline_in_ms(c->try_ms), on_silence, c,
 				     &c->timer, &err);
 	if (!rc)
-		rc = greet(c, &err);
+		rc = say_hello(c, &err);
 	if (rc)
 		try_failed(c, err);
 }

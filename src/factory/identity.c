@@ -3,7 +3,8 @@
  * identity.c - see identity.h.
  *
  * Where the connection is ours, the request goes along with the handshake: in a machine that was just loaded every
- * round trip costs milliseconds. An agent of another kind, or without the service, is asked once more when connected.
+ * round trip costs milliseconds. An agent of another kind, or without the service (which may say no in any way it
+ * likes), is asked once more when connected.
  */
 #include "factory/identity.h"
 
@@ -145,7 +146,7 @@ static int step_reset(kata_op *op, kata_error **err)
 
 	if (d->is_answered)
 		return KATA__STEP_DONE;
-	if (d->refused && kata_error_get_status(d->refused) != KATA_E_UNSUPPORTED)
+	if (d->refused && kata_agent_has_guest_service(d->agent))
 		return kata__error_move(err, &d->refused);
 	request = make_request(d);
 	options = child_options(op);
