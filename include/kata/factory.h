@@ -9,9 +9,11 @@
  * connected. What differs is how long that takes, and kata_vm_get_origin(): KATA_VM_WARM; or KATA_VM_BOOTED where no
  * ready machine fitted and the inner builder made an exact one.
  *
- * Before a machine is handed out it is looked at (it runs, its agent answers) and made itself: the guest's entropy is
- * seeded, its clock is set (what passes between the build and the start is missing from it). One that fails there is
- * ended and counted, and the next one is taken; after three of them an exact boot is.
+ * Before a machine is handed out it is asked to make itself its caller's own: the guest's entropy is seeded, its clock
+ * set (what passes between the build and the start is missing from it), its hostname becomes the VM's id and its
+ * machine-id the VM's UUID; kata_vm_get_identity_reset() tells what was done. One that does not answer is ended and
+ * counted, and the next one is taken; after three of them an exact boot is. An agent of the caller's own kind must know
+ * KATA_AGENT_RESET_IDENTITY.
  *
  * Threads: a cache has none; its machines are made by the context's loop. With an external loop it therefore works
  * while the caller dispatches. Functions may be called from any thread; those that wait, not from a callback of the

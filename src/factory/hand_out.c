@@ -2,29 +2,28 @@
 /*
  * hand_out.c - a ready machine becomes a caller's VM.
  *
- * It is let run, asked, made itself (entropy, clock), and paused again; then it gets its name, and last its mark goes
- * and it is CREATED. Nothing but the name is undone: who began the operation ends the machine when it fails.
+ * It is let run, asked to make itself its own (entropy, clock, hostname, machine-id; its UUID it has since its boot),
+ * and paused again; then it gets its name, and last its mark goes and it is CREATED. Nothing but the name is undone:
+ * who began the operation ends the machine when it fails.
  */
 #include <stdio.h>
-#include <string.h>
-#include <sys/random.h>
-#include <time.h>
 
 #include "agent/agent.h"
 #include "base/text.h"
+#include "factory/identity.h"
 #include "factory/pool.h"
 #include "vm/warm.h"
 
 #define PROBE_MS 1000u
 #define EMULATED_SCALE 5u
 #define CHILD_MARGIN_MS 1000u /* so that the whole's deadline is the one that ends it */
-#define ENTROPY_BYTES 64u
 
 struct hand_out {
 	kata_vm *vm;       /* referenced */
 	kata_agent *agent; /* referenced */
 	char *id;          /* NULL: keeps its own */
 	char *old_id;
+	kata_op *asked; /* referenced: the reset of its identity */
 };
 
 static struct hand_out *hand_out_of(const kata_op *op)
@@ -47,16 +46,23 @@ static int run_child(kata_op *op, int rc, kata_op *child, kata_error **err)
 	return rc < 0 ? rc : kata__op_run_child(op, child, err);
 }
 
-static int call(kata_op *op, const kata_agent_request *request, kata_error **err)
-{
-	kata_op_options options = child_options(op);
-	kata_op *child = NULL;
-	int rc = kata_agent_call_begin(hand_out_of(op)->agent, request, &options, &child, err);
+/* ---- it is well, and itself ---- */
 
-	return run_child(op, rc, child, err);
+/* The question is sent while the guest is stopped: it finds it when it wakes up. */
+static int step_ask(kata_op *op, kata_error **err)
+{
+	struct hand_out *h = hand_out_of(op);
+	struct kata__identity_options who = {.agent = h->agent, .hostname = h->id, .own = KATA__POOL_OWN};
+	kata_op_options options = child_options(op);
+
+	return kata__identity_reset_begin(h->vm, &who, &options, &h->asked, err);
 }
 
-/* ---- it is well, and itself ---- */
+static int forget_question(kata_op *op, kata_error **err)
+{
+	kata_op_cancel(hand_out_of(op)->asked); /* NULL: it was answered */
+	return KATA__STEP_DONE;
+}
 
 static int step_resume(kata_op *op, kata_error **err)
 {
@@ -67,35 +73,9 @@ static int step_resume(kata_op *op, kata_error **err)
 	return run_child(op, rc, child, err);
 }
 
-static int step_check(kata_op *op, kata_error **err)
+static int step_answer(kata_op *op, kata_error **err)
 {
-	return call(op, &(kata_agent_request){.size = sizeof(kata_agent_request), .method = KATA_AGENT_CHECK}, err);
-}
-
-static int step_reseed(kata_op *op, kata_error **err)
-{
-	kata_agent_request request = {.size = sizeof(request), .method = KATA_AGENT_RESEED};
-	uint8_t entropy[ENTROPY_BYTES];
-	int rc;
-
-	if (getrandom(entropy, sizeof(entropy), 0) != (ssize_t)sizeof(entropy))
-		return kata__fail(err, KATA_E_IO, HOST, "the host has no random bytes for the guest");
-	request.data = entropy;
-	request.data_length = sizeof(entropy);
-	rc = call(op, &request, err);
-	explicit_bzero(entropy, sizeof(entropy));
-	return rc;
-}
-
-static int step_set_clock(kata_op *op, kata_error **err)
-{
-	kata_agent_request request = {.size = sizeof(request), .method = KATA_AGENT_SET_TIME};
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	request.seconds = now.tv_sec;
-	request.microseconds = now.tv_nsec / 1000;
-	return call(op, &request, err);
+	return kata__op_run_child(op, kata__take_ptr(hand_out_of(op)->asked), err);
 }
 
 /* One of the caller's own kind that cannot be released is closed when its last reference goes, the pool's. */
@@ -174,6 +154,7 @@ static void free_hand_out(void *data)
 {
 	struct hand_out *h = data;
 
+	kata_op_unref(h->asked);
 	kata_agent_unref(h->agent);
 	kata_vm_unref(h->vm);
 	free(h->id);
@@ -182,10 +163,9 @@ static void free_hand_out(void *data)
 }
 
 static const struct kata__step steps[] = {
+	{.name = "ask", .run = step_ask, .undo = forget_question},
 	{.name = "resume", .run = step_resume},
-	{.name = "check", .run = step_check},
-	{.name = "reseed", .run = step_reseed},
-	{.name = "set-clock", .run = step_set_clock},
+	{.name = "answer", .run = step_answer},
 	{.name = "release-agent", .run = step_release_agent},
 	{.name = "pause", .run = step_pause},
 	{.name = "claim-id", .run = step_claim_id, .undo = give_id_back},

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * make.c - making a machine for the pool: build, start, wait for its agent, pause, mark.
+ * make.c - making a machine for the pool: build, start, mark, wait for its agent, rehearse the hand-out, pause.
  *
  * The table has its own undo: a make that fails or is cancelled has ended its machine when it ends. Each step waits by
  * its own operation's deadline; the one of the whole is a last resort.
  */
+#include "factory/identity.h"
 #include "factory/pool.h"
 #include "vm/warm.h"
 
@@ -82,6 +83,18 @@ static int undo_connect(kata_op *op, kata_error **err)
 	return KATA__STEP_DONE;
 }
 
+/* As at the hand-out: what is wrong with it is seen now; and where the CPU is emulated, the way there is translated
+ * once and for all, which would cost the hand-out most of its time. */
+static int step_rehearse(kata_op *op, kata_error **err)
+{
+	struct kata__pool_make *m = make_of(op);
+	kata_op *child = NULL;
+	struct kata__identity_options who = {.agent = m->agent, .own = KATA__POOL_OWN};
+	int rc = kata__identity_reset_begin(m->vm, &who, NULL, &child, err);
+
+	return run_child(op, rc, child, err);
+}
+
 static int step_pause(kata_op *op, kata_error **err)
 {
 	kata_op *child = NULL;
@@ -152,6 +165,7 @@ static const struct kata__step steps[] = {
 	{.name = "start", .run = step_start},
 	{.name = "mark", .run = step_mark, .flags = KATA__STEP_BLOCKING},
 	{.name = "connect-agent", .run = step_connect, .undo = undo_connect},
+	{.name = "rehearse", .run = step_rehearse},
 	{.name = "pause", .run = step_pause},
 };
 const struct kata__op_table kata__pool_make_table = {

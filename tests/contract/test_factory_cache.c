@@ -129,6 +129,9 @@ Test(cache, a_build_gets_a_warm_machine_that_starts_and_answers)
 	vm = build("mine");
 	cr_assert_eq(kata_vm_get_origin(vm), KATA_VM_WARM);
 	cr_assert_str_eq(kata_vm_get_id(vm), "mine");
+	cr_assert_eq(kata_vm_get_identity_reset(vm), KATA_RESET_ENTROPY | KATA_RESET_CLOCK | KATA_RESET_HOSTNAME |
+							     KATA_RESET_MACHINE_ID | KATA_RESET_MACS | KATA_RESET_UUID |
+							     KATA_RESET_CID);
 	use(vm);
 	cr_assert_eq(status_of(0).taken, 1u);
 	end(vm);

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pool_victim - a program that keeps a pool of machines and is killed while it does.
+ *
+ *     pool_victim STATE_DIR BINARY KERNEL INITRD MACHINES POINT
+ *
+ * Fills a warm cache with so many machines, takes one under the id "victim", starts and destroys it, and drains the
+ * rest; the fail-point POINT kills this process on its first pass. POINT "-" arms nothing. POINT "?" only prints the
+ * steps that can be named, a line "operation/step" each. Exits 0 when all went well, 1 with the error on stderr.
+ */
+#include <kata/kata.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "factory/pool.h"
+
+static void must(int rc, kata_error *err, const char *what)
+{
+	char *text;
+
+	if (rc == 0)
+		return;
+	text = kata_error_to_text(err);
+	fprintf(stderr, "%s: %s\n", what, text ? text : "?");
+	exit(1);
+}
+
+#define MUST(call) must((call), err, #call)
+
+/* And makes what is made once: what the VMM can do is asked. */
+static void print_steps(kata_vm_builder *builder)
+{
+	kata_capabilities c = {.size = sizeof(c)};
+	kata_error *err = NULL;
+
+	const struct kata__op_table *const tables[] = {&kata__pool_make_table, &kata__hand_out_table};
+
+	for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++)
+		for (size_t j = 0; j < tables[i]->count; j++)
+			printf("%s/%s\n", tables[i]->name, tables[i]->steps[j].name);
+	MUST(kata_vm_builder_get_capabilities(builder, &c, &err));
+	printf("pool-take/hand-out\nstart-warm/cont\npool-drain/drain\n");
+}
+
+static void run(kata_vm_builder *cache, uint32_t machines, kata_vm_config *config)
+{
+	kata_error *err = NULL;
+	kata_vm *vm = NULL;
+
+	MUST(kata_cache_wait_ready(cache, machines, NULL, &err));
+	config->id = "victim";
+	MUST(kata_vm_builder_build(cache, config, NULL, NULL, &vm, &err));
+	MUST(kata_vm_start(vm, NULL, &err));
+	MUST(kata_cache_drain(cache, NULL, &err));
+	MUST(kata_vm_destroy(vm, NULL, &err));
+	kata_vm_unref(vm);
+}
+
+int main(int argc, char **argv)
+{
+	kata_context_options options = KATA_CONTEXT_OPTIONS_INIT;
+	kata_qemu_options qemu = KATA_QEMU_OPTIONS_INIT;
+	kata_vm_config config = KATA_VM_CONFIG_INIT;
+	kata_cache_size size = KATA_CACHE_SIZE_INIT;
+	kata_cache_options cache_options = KATA_CACHE_OPTIONS_INIT;
+	kata_vm_builder *builder = NULL, *cache = NULL;
+	kata_context *context = NULL;
+	kata_error *err = NULL;
+
+	if (argc != 7)
+		return 2;
+
+	options.state_dir = argv[1];
+	qemu.binary = argv[2];
+	qemu.accelerator = KATA_ACCELERATOR_TCG;
+	config.kernel = argv[3];
+	config.initrd = argv[4];
+	config.memory_mib = 128;
+	size.config = &config;
+	size.min = (uint32_t)atoi(argv[5]);
+	cache_options.sizes = &size;
+	cache_options.size_count = 1;
+	cache_options.parallel = 2;
+	MUST(kata_context_new(&options, &context, &err));
+	MUST(kata_vm_builder_new_qemu(context, &qemu, &builder, &err));
+	if (argv[6][1])
+		MUST(kata_context_set_fail_point(context, argv[6], KATA_FAIL_KILL, 0, 0, 1, &err));
+	if (argv[6][0] == '?') {
+		print_steps(builder);
+		cache_options.size_count = 0;
+	}
+	MUST(kata_vm_builder_new_cache(context, builder, NULL, &cache_options, &cache, &err));
+	if (cache_options.size_count)
+		run(cache, size.min, &config);
+	kata_vm_builder_free(cache);
+	kata_vm_builder_free(builder);
+	MUST(kata_context_free(context, &err));
+	return 0;
+}
