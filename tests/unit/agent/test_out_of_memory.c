@@ -9,6 +9,8 @@
 #include <kata/export.h>
 #include <kata/mock.h>
 
+#include "factory/identity.h"
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define CAN_FAIL 0
 static long countdown, live;
@@ -77,7 +79,8 @@ struct scenario {
 	void (*prepare)(void);
 	int (*run)(kata_error **err);
 	void (*clean)(void); /* with memory again */
-	bool may_time_out;   /* the other end runs in this process and lacks memory, too */
+	/* The other end runs in this process and lacks memory, too: it is silent, or refuses. */
+	bool may_time_out, may_be_refused;
 };
 
 static int run_once(const struct scenario *s, long n, kata_error **err)
@@ -106,7 +109,8 @@ static long points(const struct scenario *s, bool all_that_follow)
 		bool was_hit = hit;
 
 		if (rc)
-			cr_assert(was_hit && (rc == KATA_E_NO_MEMORY || (s->may_time_out && rc == KATA_E_TIMEOUT)),
+			cr_assert(was_hit && (rc == KATA_E_NO_MEMORY || (s->may_time_out && rc == KATA_E_TIMEOUT) ||
+					      (s->may_be_refused && rc == KATA_E_GUEST)),
 				  "allocation %ld: %s", n, error_text(err));
 		error_clear(&err);
 		cr_assert_eq(live, before, "allocation %ld leaks %ld pieces (%d)", n, live - before, rc);
@@ -270,9 +274,20 @@ static int run_connect(kata_error **err)
 	return rc;
 }
 
-Test(out_of_memory, a_connecting, .timeout = 120)
+/* A connecting with a call that goes along. */
+static int run_identity_reset(kata_error **err)
 {
-	struct scenario s = {.prepare = nothing, .run = run_connect, .clean = settle_loop, .may_time_out = true};
+	const kata_agent_mac mac = {.pci_path = "08/00", .mac = "02:00:00:00:00:01"};
+	const struct kata__identity_options identity = {.agents = builder, .macs = &mac, .mac_count = 1};
+	kata_op_options options = {.size = sizeof(options), .timeout_ms = 300};
+	kata_op *op = NULL;
+	int rc = kata__identity_reset_begin(vm, &identity, &options, &op, err);
+
+	return kata__op_finish_sync(rc, &op, err);
+}
+
+static void with_a_machine(const struct scenario *s, long at_least)
+{
 	kata_vm_config config = KATA_VM_CONFIG_INIT;
 	kata_vm_builder *mock = NULL;
 	kata_error *err = NULL;
@@ -282,10 +297,28 @@ Test(out_of_memory, a_connecting, .timeout = 120)
 	fixture_assert_ok(kata_vm_builder_build(mock, &config, NULL, NULL, &vm, &err), err);
 	fixture_assert_ok(kata_vm_start(vm, NULL, &err), err);
 	fixture_assert_ok(kata_agent_builder_new_direct(l.f.context, &builder, &err), err);
-	fail_each(&s, 20);
+	fail_each(s, at_least);
 	kata_agent_builder_free(builder);
 	fixture_assert_ok(kata_vm_destroy(vm, NULL, &err), err);
 	kata_vm_unref(vm);
 	kata_vm_builder_free(mock);
 	fixture_deinit(&l.f);
+}
+
+Test(out_of_memory, a_connecting, .timeout = 120)
+{
+	struct scenario s = {.prepare = nothing, .run = run_connect, .clean = settle_loop, .may_time_out = true};
+
+	with_a_machine(&s, 20);
+}
+
+Test(out_of_memory, an_identity_reset, .timeout = 120)
+{
+	struct scenario s = {.prepare = nothing,
+			     .run = run_identity_reset,
+			     .clean = settle_loop,
+			     .may_time_out = true,
+			     .may_be_refused = true};
+
+	with_a_machine(&s, 25);
 }
