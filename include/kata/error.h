@@ -45,7 +45,9 @@ typedef enum kata_status {
 	KATA_E_VMM = -19,        /* the VMM answered with an error */
 	KATA_E_GUEST = -20,      /* the guest's agent answered with an error */
 	KATA_E_DATABASE = -21,   /* SQLite answered with an error that has no closer status here */
-	KATA_E_INJECTED = -22    /* a fail-point was set to fail here (kata/fail_point.h) */
+	KATA_E_INJECTED = -22,   /* a fail-point was set to fail here (kata/fail_point.h) */
+	KATA_E_DIVERGED = -23 /* the store does not hold what this object stored last: the caller rolled that back, or
+			       * put older records back; kata_sandbox_reconcile decides */
 } kata_status;
 
 typedef enum kata_origin {

@@ -12,7 +12,9 @@
 #include <kata/nic.h>
 #include <kata/op.h>
 #include <kata/persistence.h>
+#include <kata/reconcile.h>
 #include <kata/recover.h>
+#include <kata/rows.h>
 #include <kata/sandbox.h>
 #include <kata/snapshot.h>
 #include <kata/storage.h>

@@ -6,7 +6,7 @@
  *
  * Attached to the caller's SQLite handle, every call joins whatever transaction is open there, with its rows under one
  * SAVEPOINT; the library never runs BEGIN, COMMIT, ROLLBACK, ATTACH or a PRAGMA on it, opens no fd on the caller's
- * file, and leaves busy handler, authorizer and hooks alone. Tables and views are described in docs/schema.md; all
+ * file, and leaves busy handler, authorizer and hooks alone. Tables and views are described in docs/persistence.md; all
  * begin with "kata_".
  *
  * Ownership is fenced: a record has an epoch, raised by whoever obtains the sandbox; an older handle's store is refused
@@ -33,8 +33,8 @@ extern "C" {
 
 typedef struct kata_persistence kata_persistence;
 
-/* Version of the tables this library writes (docs/schema.md). */
-#define KATA_SCHEMA_VERSION 1
+/* Version of the tables this library writes (docs/persistence.md). */
+#define KATA_SCHEMA_VERSION 2
 
 /* A SQLite file of our own, made with mode 0600 when missing, WAL; its tables are made. NOT_FOUND (directory), CORRUPT
  * (not a database), VERSION (newer schema), PERMISSION (read-only), BUSY (locked for longer than 5 s). */
@@ -51,12 +51,17 @@ KATA_API void kata_persistence_free(kata_persistence *persistence); /* accepts N
 
 /* Reserves the id: a row with state "new", before anything exists. EXISTS. */
 KATA_API int kata_persistence_create_sandbox(kata_persistence *persistence, const char *id, kata_error **err);
-/* Writes the sandbox as it is now: all its rows. Never waits for the guest, never harms the sandbox when it fails.
- * EXISTS is not an error: storing again replaces. FENCED: another owner has taken over. Sandbox states: RUNNING,
- * PAUSED, RELEASED. */
+/*
+ * Writes the sandbox as it is now: all its rows, as the next generation of its record. Never waits for the guest, never
+ * harms the sandbox when it fails. Storing again replaces. FENCED: another owner has taken over, since when. DIVERGED:
+ * what stands there is not what this sandbox stored last: the caller has rolled that back (or it is another's record);
+ * kata_sandbox_reconcile (kata/reconcile.h) stores it nevertheless, or takes back what is not stored. BUSY: also while
+ * another thread stores this sandbox. Sandbox states: RUNNING, PAUSED, RELEASED.
+ */
 KATA_API int kata_persistence_store_sandbox(kata_persistence *persistence, kata_sandbox *sandbox, kata_error **err);
-/* Releases the sandbox (kata_sandbox_release) and stores it as released. If the store fails, the sandbox is RELEASED
- * nevertheless, the error says so, and *ret_json (may be NULL; caller frees) holds the record. */
+/* Releases the sandbox (kata_sandbox_release) and stores it as released. DIVERGED as above, before anything is done. If
+ * the store fails, the sandbox is RELEASED nevertheless, the error says so, and *ret_json (may be NULL; caller frees)
+ * holds the record. */
 KATA_API int kata_persistence_release_sandbox(kata_persistence *persistence, kata_sandbox *sandbox,
 					      const kata_op_options *options, char **ret_json, kata_error **err);
 /* Takes the recorded sandbox over: raises its epoch, rebuilds VM and agent. agent_builder NULL: direct. On failure the
@@ -66,6 +71,41 @@ KATA_API int kata_persistence_obtain_sandbox(kata_persistence *persistence, cons
 					     kata_sandbox **ret_sandbox, kata_error **err);
 /* Removes the record with everything below it. NOT_FOUND. Does not touch the sandbox. */
 KATA_API int kata_persistence_delete_sandbox(kata_persistence *persistence, const char *id, kata_error **err);
+
+/* What a record says of its sandbox, for lists and status: read from the store alone, no VM and no guest is asked. */
+typedef struct kata_sandbox_info {
+	size_t size; /* set by the caller */
+	char id[65];
+	char state[16];      /* "new": reserved, never stored; "running", "paused", "released" */
+	uint64_t epoch;      /* of the ownership */
+	uint64_t generation; /* of the record: grows with each store */
+	int64_t holder_pid;  /* who took that epoch (or reserved the id): pid, start time, boot, and when (seconds since
+			      */
+	uint64_t holder_start_time; /* 1970) */
+	char holder_boot_id[37];
+	int64_t held_since;
+	int64_t owner_pid; /* the process that drives it, 0 once released */
+	uint64_t owner_start_time;
+	char boot_id[37];                           /* boot of the host on which owner_pid and vm_pid mean something */
+	char vm_id[65], vm_uuid[37], vm_driver[33]; /* "" where it was never stored */
+	int64_t vm_pid;
+	uint64_t vm_start_time;
+	uint32_t cpus;
+	uint64_t memory_mib;
+	uint32_t storage_count, nic_count, container_count, process_count;
+	uint32_t intent_count; /* reservations that wait for their devices */
+	int64_t updated_at;    /* the last store */
+} kata_sandbox_info;
+/* NOT_FOUND; CORRUPT. */
+KATA_API int kata_persistence_get_info(kata_persistence *persistence, const char *id, kata_sandbox_info *ret_info,
+				       kata_error **err);
+/*
+ * The next `room` sandboxes in order of ids, after `after` (NULL: from the first): sets their number. Fewer than room:
+ * there are no more. Each page is one read; pages are of one state inside a transaction of the caller's. `size` must be
+ * set in the first info and holds for all.
+ */
+KATA_API int kata_persistence_list_infos(kata_persistence *persistence, const char *after, kata_sandbox_info *ret_infos,
+					 size_t room, size_t *ret_count, kata_error **err);
 
 /* Lists of ids in order: a NULL-terminated array the caller frees with kata_string_list_free. sandbox_id NULL: all
  * containers. */

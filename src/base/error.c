@@ -66,6 +66,7 @@ static const struct {
 	{KATA_E_GUEST, "guest"},
 	{KATA_E_DATABASE, "database"},
 	{KATA_E_INJECTED, "injected"},
+	{KATA_E_DIVERGED, "diverged"},
 };
 
 const char *kata_status_get_name(int status)

@@ -4,6 +4,7 @@
 /* Small texts: ids, UUIDs, formatted strings. */
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/error.h"
 
@@ -18,6 +19,8 @@ void kata__uuid_generate(char out[37]);
 bool kata__uuid_is_valid(const char *uuid);
 /* malloc'ed printf; NULL when out of memory. */
 char *kata__format(const char *fmt, ...) KATA__PRINTF(1, 2);
+/* Seconds since 1970 as "2026-01-31 12:00:00 UTC"; "?" for what is no such time. */
+void kata__format_time(int64_t seconds, char *buf, size_t size);
 /* strdup that takes NULL for NULL. */
 char *kata__strdup(const char *s);
 /* NULL-terminated string lists. */

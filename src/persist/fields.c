@@ -2,6 +2,8 @@
 /* The tables of fields, and access to members through them. */
 #include "persist/fields.h"
 
+#include <kata/rows.h>
+
 #include <errno.h>
 #include <string.h>
 
@@ -57,6 +59,7 @@ static const struct kata__field sandbox_fields[] = {
 	MUST_JSON(sandbox_t, vm, OBJECT),
 	JSON(sandbox_t, agent, OBJECT),
 	JSON(sandbox_t, routes, ARRAY),
+	{AT(sandbox_t, generation), .type = KATA__FIELD_U64, .max = INT64_MAX, .since = 2},
 };
 
 typedef struct kata__record_storage storage_t;
@@ -76,8 +79,8 @@ typedef struct kata__record_nic nic_t;
 static const struct kata__field nic_fields[] = {
 	KEY(nic_t, id),
 	MUST(nic_t, type, WORD),
-	{AT(nic_t, tap_name), .type = KATA__FIELD_TEXT, .reserves = true},
-	{AT(nic_t, mac), .type = KATA__FIELD_TEXT, .rule = KATA__RULE_MAC, .required = true, .reserves = true},
+	{AT(nic_t, tap_name), .type = KATA__FIELD_TEXT, .indexed = true},
+	{AT(nic_t, mac), .type = KATA__FIELD_TEXT, .rule = KATA__RULE_MAC, .required = true, .indexed = true},
 	TEXT(nic_t, address, NONE),
 	MUST(nic_t, state, WORD),
 	NUMBER(nic_t, mtu, U32, 0, UINT32_MAX),
@@ -99,6 +102,84 @@ static const struct kata__field process_fields[] = {
 	NUMBER(process_t, terminal, BOOL, 0, 1),
 	NUMBER(process_t, exit_status, I32, INT32_MIN, INT32_MAX),
 };
+
+/* ---- rows beside the sandboxes: one struct, of which each kind has some members ---- */
+
+#define ROW_TEXT(column, member, is)                                                                                   \
+	{                                                                                                              \
+		.name = #column, .offset = offsetof(kata_row, member), .rule = KATA__RULE_##is                         \
+	}
+#define ROW_MUST(column, member, is)                                                                                   \
+	{                                                                                                              \
+		.name = #column, .offset = offsetof(kata_row, member), .rule = KATA__RULE_##is, .required = true       \
+	}
+#define ROW_JSON(column)                                                                                               \
+	{                                                                                                              \
+		.name = #column, .offset = offsetof(kata_row, json), .type = KATA__FIELD_JSON,                         \
+		.rule = KATA__RULE_OBJECT                                                                              \
+	}
+#define ROW_NAMED                                                                                                      \
+	KEY(kata_row, id), MUST(kata_row, state, WORD), NUMBER(kata_row, updated_at, I64, 0, INT64_MAX),               \
+		NUMBER(kata_row, owner_pid, I64, 0, PID_MAX), NUMBER(kata_row, owner_start_time, U64, 0, INT64_MAX),   \
+		MUST(kata_row, boot_id, UUID)
+
+static const struct kata__field network_fields[] = {
+	ROW_NAMED,
+	ROW_MUST(sandbox_id, sandbox_id, ID),
+	ROW_MUST(type, type, WORD),
+	ROW_TEXT(name, name, NONE),
+	ROW_TEXT(netns, directory, PATH),
+	ROW_JSON(config),
+};
+static const struct kata__field snapshot_fields[] = {
+	ROW_NAMED,
+	ROW_TEXT(sandbox_id, sandbox_id, ID),
+	ROW_MUST(driver, type, WORD),
+	ROW_MUST(directory, directory, PATH),
+	ROW_TEXT(vm_id, vm_id, ID),
+	ROW_TEXT(vm_uuid, vm_uuid, UUID),
+	NUMBER(kata_row, size_bytes, U64, 0, INT64_MAX),
+	ROW_JSON(manifest),
+};
+static const struct kata__field template_fields[] = {
+	ROW_NAMED,
+	ROW_TEXT(snapshot_id, parent_id, ID),
+	ROW_MUST(driver, type, WORD),
+	ROW_MUST(directory, directory, PATH),
+	ROW_TEXT(vm_uuid, vm_uuid, UUID),
+	NUMBER(kata_row, size_bytes, U64, 0, INT64_MAX),
+	ROW_JSON(config),
+};
+static const struct kata__field pooled_vm_fields[] = {
+	ROW_NAMED,
+	ROW_TEXT(template_id, parent_id, ID),
+	ROW_MUST(driver, type, WORD),
+	ROW_TEXT(directory, directory, PATH),
+	ROW_MUST(vm_uuid, vm_uuid, UUID),
+	NUMBER(kata_row, vm_pid, I64, 0, PID_MAX),
+	NUMBER(kata_row, vm_start_time, U64, 0, INT64_MAX),
+	ROW_JSON(vm),
+};
+
+#define ROW_NOUN(named, of)                                                                                            \
+	.noun = {.name = #named,                                                                                       \
+		 .table = "kata_" #named "s",                                                                          \
+		 .fields = of,                                                                                         \
+		 .field_count = kata__array_size(of),                                                                  \
+		 .size = sizeof(kata_row)}
+
+const struct kata__row_noun kata__row_nouns[KATA__ROW_KINDS] = {
+	[KATA_ROW_NETWORK] = {ROW_NOUN(network, network_fields), "sandbox_id", "kata_sandboxes",
+			      offsetof(kata_row, sandbox_id), -1},
+	[KATA_ROW_SNAPSHOT] = {ROW_NOUN(snapshot, snapshot_fields), "sandbox_id", NULL, offsetof(kata_row, sandbox_id),
+			       KATA_ROW_TEMPLATE},
+	[KATA_ROW_TEMPLATE] = {ROW_NOUN(template, template_fields), "snapshot_id", "kata_snapshots",
+			       offsetof(kata_row, parent_id), KATA_ROW_POOLED_VM},
+	[KATA_ROW_POOLED_VM] = {ROW_NOUN(pooled_vm, pooled_vm_fields), "template_id", "kata_templates",
+				offsetof(kata_row, parent_id), -1},
+};
+
+/* ---- the sandbox's ---- */
 
 #define NOUN(noun, plural, most)                                                                                       \
 	{                                                                                                              \
@@ -180,6 +261,13 @@ void kata__field_set_int(const struct kata__field *f, void *row, int64_t value)
 		*(int64_t *)p = value;
 		break;
 	}
+}
+
+void kata__noun_free_texts(const struct kata__noun *n, void *row)
+{
+	for (size_t i = 0; i < n->field_count; i++)
+		if (kata__field_is_text(&n->fields[i]))
+			kata__field_set_text(&n->fields[i], row, NULL);
 }
 
 void *kata__noun_row(const struct kata__noun *n, const struct kata_record *record, size_t index)

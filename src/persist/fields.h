@@ -30,7 +30,8 @@ enum kata__field_rule {
 	KATA__RULE_OBJECT, /* JSON */
 	KATA__RULE_ARRAY,
 	KATA__RULE_STRINGS,
-	KATA__RULE_IDS
+	KATA__RULE_IDS,
+	KATA__RULE_PATH /* absolute */
 };
 
 struct kata__field {
@@ -40,7 +41,8 @@ struct kata__field {
 	enum kata__field_rule rule;
 	bool required; /* texts: not NULL */
 	bool key;      /* part of what identifies a row; such fields come first */
-	bool reserves; /* its value is held in kata_reservations: changing it rewrites those */
+	bool indexed;  /* an index has it: an UPDATE that changes it is another statement */
+	uint8_t since; /* version of the record that brought it; 0: the first */
 	int64_t min, max;
 };
 
@@ -63,6 +65,17 @@ extern const struct kata__noun kata__nouns[KATA__NOUNS];
 /* The sandbox: array_offset, count_offset and max mean nothing. */
 extern const struct kata__noun kata__sandbox_noun;
 
+/* The rows beside the sandboxes, by kata_row_kind; their structs are kata_row. array_offset, count_offset, count and
+ * max mean nothing. `parent` is the column that names what the row belongs to, of the table `parent_table`. */
+#define KATA__ROW_KINDS 4
+struct kata__row_noun {
+	struct kata__noun noun;
+	const char *parent, *parent_table;
+	size_t parent_offset;
+	int child; /* kata_row_kind of the rows that name this one as their parent, or -1 */
+};
+extern const struct kata__row_noun kata__row_nouns[KATA__ROW_KINDS];
+
 /* Longest text of one field, in bytes. */
 #define KATA__FIELD_TEXT_MAX (1024u * 1024u)
 
@@ -77,6 +90,8 @@ void kata__field_set_text(const struct kata__field *f, void *row, char *take_tex
 int64_t kata__field_get_int(const struct kata__field *f, const void *row); /* BOOL: 0 or 1; U64 past INT64_MAX: -1 */
 void kata__field_set_int(const struct kata__field *f, void *row, int64_t value);
 
+/* Frees the texts of a row and sets them to NULL. */
+void kata__noun_free_texts(const struct kata__noun *n, void *row);
 /* The structs of a noun in a record. */
 void *kata__noun_row(const struct kata__noun *n, const struct kata_record *record, size_t index);
 size_t kata__noun_count(const struct kata__noun *n, const struct kata_record *record);
@@ -85,9 +100,15 @@ int kata__noun_alloc(const struct kata__noun *n, struct kata_record *record, siz
 
 /* One value of a row that `where` names ("record.storages[3]"): length, UTF-8, range, rule. CORRUPT. */
 int kata__field_check(const struct kata__field *f, const void *row, const char *where, kata_error **err);
+/* Every field of a row. CORRUPT. */
+int kata__noun_check(const struct kata__noun *n, const void *row, const char *where, kata_error **err);
 /* Everything, and what fields say about one another: unique keys, processes of known containers, pids with a full
  * identity. CORRUPT names the first that is wrong. */
 int kata__record_check(const struct kata_record *record, kata_error **err);
+/* A row's fields as a JSON object, and back: every field there, none unknown but `other` (NULL-terminated). */
+int kata__noun_to_json(const struct kata__noun *n, const void *row, const char *where, json_t **ret, kata_error **err);
+int kata__noun_from_json(const struct kata__noun *n, void *row, json_t *o, uint64_t version, const char *where,
+			 const char *const *other, kata_error **err);
 /* True where the bytes are UTF-8 without NUL. */
 bool kata__text_is_clean(const char *text, size_t len);
 #endif

@@ -29,12 +29,11 @@ static int check_ret(const void *ret, const char *argument, kata_error **err)
 	return ret ? 0 : kata__fail(err, KATA_E_INVALID, CALLER, "%s: is NULL", argument);
 }
 
-/* An implementation has no way to make a kata_error of its own: its status gets our words. */
-static int answer(const kata_persistence *p, const char *what, const char *id, int rc, kata_error **err)
+int kata__persistence_answer(const kata_persistence *p, const char *what, const char *id, int rc, kata_error **err)
 {
 	if (rc == 0 || (err && *err))
 		return rc;
-	if (rc > 0 || rc < KATA_E_INJECTED)
+	if (rc > 0 || rc < KATA_E_DIVERGED)
 		return kata__fail(err, KATA_E_DATABASE, CALLER,
 				  "persistence '%s': %s '%s' answered %d, which is no kata_status", p->ops.name, what,
 				  id ? id : "", rc);
@@ -119,7 +118,8 @@ int kata_persistence_create_schema(kata_persistence *persistence, kata_error **e
 
 	if (rc < 0)
 		return rc;
-	return answer(persistence, "create_schema", NULL, persistence->ops.create_schema(persistence->self, err), err);
+	return kata__persistence_answer(persistence, "create_schema", NULL,
+					persistence->ops.create_schema(persistence->self, err), err);
 }
 
 int kata_persistence_create_sandbox(kata_persistence *persistence, const char *id, kata_error **err)
@@ -128,8 +128,8 @@ int kata_persistence_create_sandbox(kata_persistence *persistence, const char *i
 
 	if (rc < 0)
 		return rc;
-	return answer(persistence, "create_sandbox", id, persistence->ops.create_sandbox(persistence->self, id, err),
-		      err);
+	return kata__persistence_answer(persistence, "create_sandbox", id,
+					persistence->ops.create_sandbox(persistence->self, id, err), err);
 }
 
 int kata_persistence_delete_sandbox(kata_persistence *persistence, const char *id, kata_error **err)
@@ -138,7 +138,8 @@ int kata_persistence_delete_sandbox(kata_persistence *persistence, const char *i
 
 	if (rc < 0)
 		return rc;
-	return answer(persistence, "remove", id, persistence->ops.remove(persistence->self, id, err), err);
+	return kata__persistence_answer(persistence, "remove", id, persistence->ops.remove(persistence->self, id, err),
+					err);
 }
 
 int kata_persistence_list_sandboxes(kata_persistence *persistence, char ***ret_ids, kata_error **err)
@@ -149,8 +150,8 @@ int kata_persistence_list_sandboxes(kata_persistence *persistence, char ***ret_i
 		rc = check_ret(ret_ids, "ret_ids", err);
 	if (rc < 0)
 		return rc;
-	return answer(persistence, "list_sandboxes", NULL,
-		      persistence->ops.list_sandboxes(persistence->self, ret_ids, err), err);
+	return kata__persistence_answer(persistence, "list_sandboxes", NULL,
+					persistence->ops.list_sandboxes(persistence->self, ret_ids, err), err);
 }
 
 int kata_persistence_list_containers(kata_persistence *persistence, const char *sandbox_id, char ***ret_ids,
@@ -163,8 +164,9 @@ int kata_persistence_list_containers(kata_persistence *persistence, const char *
 		rc = check_ret(ret_ids, "ret_ids", err);
 	if (rc < 0)
 		return rc;
-	return answer(persistence, "list_containers", sandbox_id,
-		      persistence->ops.list_containers(persistence->self, sandbox_id, ret_ids, err), err);
+	return kata__persistence_answer(persistence, "list_containers", sandbox_id,
+					persistence->ops.list_containers(persistence->self, sandbox_id, ret_ids, err),
+					err);
 }
 
 int kata_persistence_sandbox_of_container(kata_persistence *persistence, const char *container_id, char **ret_id,
@@ -176,8 +178,9 @@ int kata_persistence_sandbox_of_container(kata_persistence *persistence, const c
 		rc = check_ret(ret_id, "ret_id", err);
 	if (rc < 0)
 		return rc;
-	return answer(persistence, "sandbox_of_container", container_id,
-		      persistence->ops.sandbox_of_container(persistence->self, container_id, ret_id, err), err);
+	return kata__persistence_answer(
+		persistence, "sandbox_of_container", container_id,
+		persistence->ops.sandbox_of_container(persistence->self, container_id, ret_id, err), err);
 }
 
 void kata_string_list_free(char **list)
@@ -187,12 +190,12 @@ void kata_string_list_free(char **list)
 
 int kata__persistence_store(kata_persistence *p, const kata_record *record, kata_error **err)
 {
-	return answer(p, "store", record->id, p->ops.store(p->self, record, err), err);
+	return kata__persistence_answer(p, "store", record->id, p->ops.store(p->self, record, err), err);
 }
 
 int kata__persistence_set_epoch(kata_persistence *p, const char *id, uint64_t from, uint64_t to, kata_error **err)
 {
-	return answer(p, "set_epoch", id, p->ops.set_epoch(p->self, id, from, to, err), err);
+	return kata__persistence_answer(p, "set_epoch", id, p->ops.set_epoch(p->self, id, from, to, err), err);
 }
 
 static int load_json(kata_persistence *p, const char *id, kata_record **ret, kata_error **err)
@@ -200,7 +203,7 @@ static int load_json(kata_persistence *p, const char *id, kata_record **ret, kat
 	KATA_AUTO(free) char *json = NULL;
 	kata_record *record = NULL;
 	uint64_t epoch = 0;
-	int rc = answer(p, "load", id, p->ops.load(p->self, id, &json, &epoch, err), err);
+	int rc = kata__persistence_answer(p, "load", id, p->ops.load(p->self, id, &json, &epoch, err), err);
 
 	if (rc < 0)
 		return rc;

@@ -2,18 +2,13 @@
 /* kata_record: making, freeing, and what an implementation of kata_persistence_ops may read of it. */
 #include "persist/record.h"
 
+#include <string.h>
+
 #include "persist/fields.h"
 
 struct kata_record *kata__record_new(void)
 {
 	return calloc(1, sizeof(struct kata_record));
-}
-
-static void free_texts(const struct kata__noun *n, void *row)
-{
-	for (size_t i = 0; i < n->field_count; i++)
-		if (kata__field_is_text(&n->fields[i]))
-			kata__field_set_text(&n->fields[i], row, NULL);
 }
 
 void kata__record_free(struct kata_record *record)
@@ -25,10 +20,13 @@ void kata__record_free(struct kata_record *record)
 		char *array = kata__noun_row(n, record, 0);
 
 		for (size_t k = 0; array && k < kata__noun_count(n, record); k++)
-			free_texts(n, array + k * n->size);
+			kata__noun_free_texts(n, array + k * n->size);
 		free(array);
 	}
-	free_texts(&kata__sandbox_noun, record);
+	kata__noun_free_texts(&kata__sandbox_noun, record);
+	for (size_t i = 0; i < record->undone_count; i++)
+		free(record->undone[i].id);
+	free(record->undone);
 	free(record);
 }
 
@@ -42,6 +40,16 @@ uint64_t kata_record_get_epoch(const kata_record *record)
 	return record ? record->epoch : 0;
 }
 
+uint64_t kata_record_get_generation(const kata_record *record)
+{
+	return record ? record->generation : 0;
+}
+
+int64_t kata_record_get_base_generation(const kata_record *record)
+{
+	return record ? record->base : -1;
+}
+
 size_t kata_record_get_container_count(const kata_record *record)
 {
 	return record ? record->container_count : 0;
@@ -50,4 +58,50 @@ size_t kata_record_get_container_count(const kata_record *record)
 const char *kata_record_get_container_id(const kata_record *record, size_t index)
 {
 	return record && index < record->container_count ? record->containers[index].id : NULL;
+}
+
+static bool has_storage(const kata_record *record, const char *id)
+{
+	for (size_t i = 0; i < record->storage_count; i++)
+		if (strcmp(record->storages[i].id, id) == 0)
+			return strcmp(record->storages[i].state, "plugged") == 0;
+	return false;
+}
+
+static bool has_nic(const kata_record *record, const char *id)
+{
+	for (size_t i = 0; i < record->nic_count; i++)
+		if (strcmp(record->nics[i].id, id) == 0)
+			return strcmp(record->nics[i].state, "plugged") == 0;
+	return false;
+}
+
+bool kata_record_has_device(const kata_record *record, uint32_t kind, const char *id)
+{
+	if (!record || !id)
+		return false;
+	switch (kind) {
+	case KATA_RESERVE_VM:
+		return strcmp(record->vm_id, id) == 0;
+	case KATA_RESERVE_STORAGE:
+		return has_storage(record, id);
+	case KATA_RESERVE_NIC:
+		return has_nic(record, id);
+	default:
+		return false;
+	}
+}
+
+size_t kata_record_get_undone_count(const kata_record *record)
+{
+	return record ? record->undone_count : 0;
+}
+
+const char *kata_record_get_undone(const kata_record *record, size_t index, uint32_t *ret_kind)
+{
+	if (!record || index >= record->undone_count)
+		return NULL;
+	if (ret_kind)
+		*ret_kind = record->undone[index].kind;
+	return record->undone[index].id;
 }

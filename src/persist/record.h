@@ -10,7 +10,7 @@
 
 #include "base/json.h"
 
-#define KATA__RECORD_VERSION 1
+#define KATA__RECORD_VERSION 2 /* 1: without `generation` */
 
 struct kata__record_storage {
 	char *id, *path, *format, *driver, *fstype, *address, *state;
@@ -31,10 +31,19 @@ struct kata__record_container {
 	char *id, *state;
 	char *storages_json; /* ids of the storages it names: JSON array */
 };
+/* A device that was to be plugged and is not. */
+struct kata__record_undone {
+	uint32_t kind; /* kata_reservation_kind */
+	char *id;
+};
 struct kata_record {
-	char *id;       /* sandbox id */
-	char *state;    /* kata_sandbox_state_get_name */
-	uint64_t epoch; /* of the owner that writes */
+	char *id;            /* sandbox id */
+	char *state;         /* kata_sandbox_state_get_name */
+	uint64_t epoch;      /* of the owner that writes */
+	uint64_t generation; /* grows with each store: tells a record that was rolled back from the one that was stored
+			      */
+	/* Of a store, not kept: the generation that must stand there now (0: none was stored), or -1: whatever does. */
+	int64_t base;
 	char *hostname;
 	char *dns_json; /* JSON array of lines */
 	/* owner: the process that drives it; pid 0 once released */
@@ -58,6 +67,9 @@ struct kata_record {
 	size_t container_count;
 	struct kata__record_process *processes; /* execs and init processes */
 	size_t process_count;
+	/* Of a store, not kept: devices whose plug was undone; their reservations are. */
+	struct kata__record_undone *undone;
+	size_t undone_count;
 };
 
 /*
@@ -72,6 +84,7 @@ int kata__record_to_json_object(const struct kata_record *record, json_t **ret, 
 /* The same as text (compact, keys sorted; caller frees). EXHAUSTED: longer than KATA__JSON_RECORD_MAX, which nobody
  * would read back. */
 int kata__record_to_json_text(const struct kata_record *record, char **ret, kata_error **err);
-/* Strict: version, every field, counts (1024 devices, 4096 containers, 16384 processes), ids. CORRUPT, VERSION. */
+/* Strict: version (this one or an older), every field, counts (1024 devices, 4096 containers, 16384 processes), ids.
+ * CORRUPT, VERSION. */
 int kata__record_from_json(const char *text, size_t len, struct kata_record **ret, kata_error **err);
 #endif

@@ -145,6 +145,8 @@ static int check_text(const struct kata__field *f, const char *text, const char 
 		return is_word(text) ? 0 : corrupt(where, f, text, "a word of a-z, 0-9, '_', '-'", err);
 	case KATA__RULE_UUID:
 		return kata__uuid_is_valid(text) ? 0 : corrupt(where, f, text, "a UUID", err);
+	case KATA__RULE_PATH:
+		return text[0] == '/' ? 0 : corrupt(where, f, text, "an absolute path", err);
 	case KATA__RULE_MAC:
 		return is_mac(text) ? 0 : corrupt(where, f, text, "a MAC address in lower case", err);
 	default:
@@ -165,7 +167,7 @@ int kata__field_check(const struct kata__field *f, const void *row, const char *
 	return 0;
 }
 
-static int check_fields(const struct kata__noun *n, const void *row, const char *where, kata_error **err)
+int kata__noun_check(const struct kata__noun *n, const void *row, const char *where, kata_error **err)
 {
 	for (size_t i = 0; i < n->field_count; i++) {
 		int rc = kata__field_check(&n->fields[i], row, where, err);
@@ -220,7 +222,7 @@ static int check_noun(const struct kata__noun *n, const struct kata_record *reco
 		char where[64];
 
 		snprintf(where, sizeof(where), "record.%s[%zu]", n->name, i);
-		rc = check_fields(n, kata__noun_row(n, record, i), where, err);
+		rc = kata__noun_check(n, kata__noun_row(n, record, i), where, err);
 		if (rc < 0)
 			return rc;
 	}
@@ -264,7 +266,7 @@ static int check_pid(const char *what, int64_t pid, uint64_t start_time, const c
 
 int kata__record_check(const struct kata_record *record, kata_error **err)
 {
-	int rc = check_fields(&kata__sandbox_noun, record, "record", err);
+	int rc = kata__noun_check(&kata__sandbox_noun, record, "record", err);
 
 	for (size_t i = 0; rc == 0 && i < KATA__NOUNS; i++)
 		rc = check_noun(&kata__nouns[i], record, err);

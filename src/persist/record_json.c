@@ -56,7 +56,7 @@ static int value_to_json(const struct kata__field *f, const void *row, const cha
 	return *ret ? 0 : kata__fail_no_memory(err);
 }
 
-static int row_to_json(const struct kata__noun *n, const void *row, const char *where, json_t **ret, kata_error **err)
+int kata__noun_to_json(const struct kata__noun *n, const void *row, const char *where, json_t **ret, kata_error **err)
 {
 	KATA_AUTO_JSON json_t *o = json_object();
 
@@ -87,7 +87,7 @@ static int rows_to_json(const struct kata__noun *n, const struct kata_record *re
 		int rc;
 
 		snprintf(where, sizeof(where), "record.%s[%zu]", n->name, i);
-		rc = row_to_json(n, kata__noun_row(n, record, i), where, &o, err);
+		rc = kata__noun_to_json(n, kata__noun_row(n, record, i), where, &o, err);
 		if (rc < 0)
 			return rc;
 		if (json_array_append_new(array, o) < 0)
@@ -100,7 +100,7 @@ static int rows_to_json(const struct kata__noun *n, const struct kata_record *re
 int kata__record_to_json_object(const struct kata_record *record, json_t **ret, kata_error **err)
 {
 	KATA_AUTO_JSON json_t *o = NULL;
-	int rc = row_to_json(&kata__sandbox_noun, record, "record", &o, err);
+	int rc = kata__noun_to_json(&kata__sandbox_noun, record, "record", &o, err);
 
 	if (rc < 0)
 		return rc;
@@ -204,23 +204,26 @@ static int read_value(const struct kata__field *f, void *row, const json_t *o, c
 	return 0;
 }
 
-static bool is_field(const struct kata__noun *n, const char *key)
+static bool is_field(const struct kata__noun *n, const char *key, uint64_t version)
 {
 	for (size_t i = 0; i < n->field_count; i++)
 		if (strcmp(n->fields[i].name, key) == 0)
-			return true;
+			return n->fields[i].since <= version;
 	return false;
 }
 
-static bool is_top_key(const char *key)
+/* Keys of a record beside the fields of the sandbox. */
+static const char *const top_keys[] = {"format", "version", "storages", "nics", "containers", "processes", NULL};
+
+static bool is_in(const char *const *list, const char *key)
 {
-	for (size_t i = 0; i < KATA__NOUNS; i++)
-		if (strcmp(kata__nouns[i].name, key) == 0)
-			return true;
-	return strcmp(key, "format") == 0 || strcmp(key, "version") == 0;
+	while (list && *list && strcmp(*list, key) != 0)
+		list++;
+	return list && *list;
 }
 
-static int read_row(const struct kata__noun *n, void *row, json_t *o, const char *where, kata_error **err)
+int kata__noun_from_json(const struct kata__noun *n, void *row, json_t *o, uint64_t version, const char *where,
+			 const char *const *other, kata_error **err)
 {
 	const char *key;
 	json_t *v;
@@ -231,14 +234,14 @@ static int read_row(const struct kata__noun *n, void *row, json_t *o, const char
 	{
 		KATA_AUTO(free) char *clean = NULL;
 
-		if (is_field(n, key) || (n == &kata__sandbox_noun && is_top_key(key)))
+		if (is_field(n, key, version) || is_in(other, key))
 			continue;
 		clean = kata__sanitize(key, strnlen(key, 64), false);
 		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: has '%s', which version %d does not know", where,
-				  clean ? clean : "", KATA__RECORD_VERSION);
+				  clean ? clean : "", (int)version);
 	}
 	for (size_t i = 0; i < n->field_count; i++) {
-		int rc = read_value(&n->fields[i], row, o, where, err);
+		int rc = n->fields[i].since <= version ? read_value(&n->fields[i], row, o, where, err) : 0;
 
 		if (rc < 0)
 			return rc;
@@ -246,7 +249,8 @@ static int read_row(const struct kata__noun *n, void *row, json_t *o, const char
 	return 0;
 }
 
-static int read_rows(const struct kata__noun *n, struct kata_record *record, const json_t *top, kata_error **err)
+static int read_rows(const struct kata__noun *n, struct kata_record *record, const json_t *top, uint64_t version,
+		     kata_error **err)
 {
 	json_t *array, *v;
 	size_t i;
@@ -261,14 +265,14 @@ static int read_rows(const struct kata__noun *n, struct kata_record *record, con
 		char where[64];
 
 		snprintf(where, sizeof(where), "record.%s[%zu]", n->name, i);
-		rc = read_row(n, kata__noun_row(n, record, i), v, where, err);
+		rc = kata__noun_from_json(n, kata__noun_row(n, record, i), v, version, where, NULL, err);
 		if (rc < 0)
 			return rc;
 	}
 	return 0;
 }
 
-static int check_version(const json_t *top, kata_error **err)
+static int check_version(const json_t *top, uint64_t *ret, kata_error **err)
 {
 	const char *format = NULL;
 	uint64_t version = 0;
@@ -285,20 +289,23 @@ static int check_version(const json_t *top, kata_error **err)
 	rc = kata__json_get_uint(top, "record", "version", INT64_MAX, &version, err);
 	if (rc < 0)
 		return rc;
-	if (version != KATA__RECORD_VERSION)
-		return kata__fail(err, KATA_E_VERSION, CALLER, "record.version: is %llu, this library reads version %d",
+	if (version < 1 || version > KATA__RECORD_VERSION)
+		return kata__fail(err, KATA_E_VERSION, CALLER,
+				  "record.version: is %llu, this library reads versions 1 to %d",
 				  (unsigned long long)version, KATA__RECORD_VERSION);
+	*ret = version;
 	return 0;
 }
 
 static int read_record(struct kata_record *record, json_t *top, kata_error **err)
 {
-	int rc = check_version(top, err);
+	uint64_t version = 0;
+	int rc = check_version(top, &version, err);
 
 	if (rc == 0)
-		rc = read_row(&kata__sandbox_noun, record, top, "record", err);
+		rc = kata__noun_from_json(&kata__sandbox_noun, record, top, version, "record", top_keys, err);
 	for (size_t i = 0; rc == 0 && i < KATA__NOUNS; i++)
-		rc = read_rows(&kata__nouns[i], record, top, err);
+		rc = read_rows(&kata__nouns[i], record, top, version, err);
 	return rc == 0 ? kata__record_check(record, err) : rc;
 }
 

@@ -19,6 +19,9 @@ int kata__sqlite_enter(struct kata__sqlite *s, const char *operation, const char
 	s->operation = operation;
 	s->subject = subject;
 	s->in_transaction = !sqlite3_get_autocommit(s->db);
+	s->limit = sqlite3_limit(s->db, SQLITE_LIMIT_LENGTH, -1);
+	if (s->limit > KATA__ROW_MAX)
+		sqlite3_limit(s->db, SQLITE_LIMIT_LENGTH, KATA__ROW_MAX);
 	return 0;
 }
 
@@ -26,6 +29,7 @@ int kata__sqlite_leave(struct kata__sqlite *s, int rc, kata_error **err)
 {
 	if (rc < 0 && err && s->in_transaction && sqlite3_get_autocommit(s->db))
 		kata__error_set_hint(*err, "SQLite has rolled the whole transaction back: begin it again");
+	sqlite3_limit(s->db, SQLITE_LIMIT_LENGTH, s->limit);
 	s->subject = NULL;
 	pthread_mutex_unlock(&s->lock);
 	sqlite3_mutex_leave(sqlite3_db_mutex(s->db));
@@ -50,6 +54,31 @@ int kata__sqlite_run_for(struct kata__sqlite *s, int sql, const char *id, const 
 	return rc;
 }
 
+void kata__sqlite_copy_text(sqlite3_stmt *st, int column, char *buf, size_t size)
+{
+	const char *text = (const char *)sqlite3_column_text(st, column);
+	size_t length = text ? (size_t)sqlite3_column_bytes(st, column) : 0;
+
+	buf[0] = '\0';
+	if (!text || length >= size || !kata__text_is_clean(text, length))
+		return;
+	memcpy(buf, text, length + 1);
+}
+
+static void take_head(sqlite3_stmt *st, struct kata__head *ret)
+{
+	ret->epoch = sqlite3_column_int64(st, 0);
+	ret->holder.pid = sqlite3_column_int64(st, 1);
+	ret->holder.start_time = sqlite3_column_int64(st, 2);
+	kata__sqlite_copy_text(st, 3, ret->holder.boot_id, sizeof(ret->holder.boot_id));
+	ret->holder.since = sqlite3_column_int64(st, 4);
+	ret->reserved = sqlite3_column_int(st, 5);
+	ret->generation = sqlite3_column_int64(st, 6);
+	ret->intents = sqlite3_column_int64(st, 7);
+	for (int i = 0; i < KATA__NOUNS; i++)
+		ret->counts[i] = sqlite3_column_int64(st, 8 + i);
+}
+
 int kata__sqlite_head(struct kata__sqlite *s, const char *id, struct kata__head *ret, kata_error **err)
 {
 	sqlite3_stmt *st = NULL;
@@ -61,12 +90,7 @@ int kata__sqlite_head(struct kata__sqlite *s, const char *id, struct kata__head 
 	kata__sqlite_bind_id(st, 1, id);
 	code = sqlite3_step(st);
 	if (code == SQLITE_ROW) {
-		ret->epoch = sqlite3_column_int64(st, 0);
-		ret->taken_pid = sqlite3_column_int64(st, 1);
-		ret->taken_at = sqlite3_column_int64(st, 2);
-		ret->reserved = sqlite3_column_int(st, 3);
-		for (int i = 0; i < KATA__NOUNS; i++)
-			ret->counts[i] = sqlite3_column_int64(st, 4 + i);
+		take_head(st, ret);
 	} else if (code == SQLITE_DONE) {
 		rc = kata__fail(err, KATA_E_NOT_FOUND, CALLER, "%s: there is no sandbox '%s' in %s", s->operation, id,
 				s->place);
@@ -79,31 +103,48 @@ int kata__sqlite_head(struct kata__sqlite *s, const char *id, struct kata__head 
 
 int kata__sqlite_fenced(struct kata__sqlite *s, const struct kata__head *h, uint64_t own, kata_error **err)
 {
-	char since[32] = "?";
-	time_t at = (time_t)h->taken_at;
-	struct tm tm;
+	char since[32];
 
-	if (gmtime_r(&at, &tm))
-		strftime(since, sizeof(since), "%Y-%m-%d %H:%M:%S UTC", &tm);
+	kata__format_time(h->holder.since, since, sizeof(since));
 	return kata__fail(
 		err, KATA_E_FENCED, CALLER,
-		"%s: sandbox '%s' is held by pid %lld since %s (epoch %lld, this handle has %llu): obtain it again",
-		s->operation, s->subject, (long long)h->taken_pid, since, (long long)h->epoch, (unsigned long long)own);
+		"%s: sandbox '%s' is held by pid %lld (start time %lld) since %s (epoch %lld, this handle has "
+		"%llu): obtain it again",
+		s->operation, s->subject, (long long)h->holder.pid, (long long)h->holder.start_time, since,
+		(long long)h->epoch, (unsigned long long)own);
 }
 
 /* ---- reservation, epoch, removal ---- */
 
+static struct kata__holder self_now(const struct kata__sqlite *s)
+{
+	const struct kata__process_identity *self = kata__context_self(s->ctx);
+	struct kata__holder h = {.pid = self->pid, .start_time = (int64_t)self->start_time, .since = time(NULL)};
+
+	snprintf(h.boot_id, sizeof(h.boot_id), "%s", self->boot_id);
+	return h;
+}
+
+/* Pid, start time, boot id and time, from parameter `at`. The holder outlives the use. */
+static void bind_holder(sqlite3_stmt *st, int at, const struct kata__holder *h)
+{
+	sqlite3_bind_int64(st, at, h->pid);
+	sqlite3_bind_int64(st, at + 1, h->start_time);
+	sqlite3_bind_text(st, at + 2, h->boot_id[0] ? h->boot_id : NULL, -1, SQLITE_STATIC);
+	sqlite3_bind_int64(st, at + 3, h->since);
+}
+
 static int reserve_id(struct kata__sqlite *s, const char *id, kata_error **err)
 {
 	sqlite3_int64 rowid = sqlite3_last_insert_rowid(s->db);
+	struct kata__holder self = self_now(s);
 	sqlite3_stmt *st = NULL;
 	int rc = kata__sqlite_prepare(s, KATA__SQL_RESERVE, &st, err);
 
 	if (rc < 0)
 		return rc;
 	kata__sqlite_bind_id(st, 1, id);
-	sqlite3_bind_int64(st, 2, kata__context_self(s->ctx)->pid);
-	sqlite3_bind_int64(st, 3, time(NULL));
+	bind_holder(st, 2, &self);
 	rc = kata__sqlite_run(s, st, "kata_sandboxes", err);
 	sqlite3_clear_bindings(st);
 	sqlite3_set_last_insert_rowid(s->db, rowid);
@@ -129,33 +170,25 @@ static int op_create_sandbox(void *self, const char *id, kata_error **err)
 
 /* Who shall stand in the row as the holder: this process; when it gives an epoch back that it took, whoever stood there
  * before. */
-static void next_holder(struct kata__sqlite *s, const char *id, uint64_t from, uint64_t to, int64_t *ret_pid,
-			int64_t *ret_since)
+static struct kata__holder next_holder(struct kata__sqlite *s, const char *id, uint64_t from, uint64_t to)
 {
 	struct kata__taken *t = &s->taken;
 
-	*ret_pid = kata__context_self(s->ctx)->pid;
-	*ret_since = time(NULL);
-	if (to < from && t->epoch == from && strcmp(t->id, id) == 0) {
-		*ret_pid = t->pid;
-		*ret_since = t->since;
-	}
+	return to < from && t->epoch == from && strcmp(t->id, id) == 0 ? t->before : self_now(s);
 }
 
 static int write_epoch(struct kata__sqlite *s, const char *id, uint64_t from, uint64_t to, kata_error **err)
 {
+	struct kata__holder holder = next_holder(s, id, from, to);
 	sqlite3_stmt *st = NULL;
-	int64_t pid, since;
 	int rc = kata__sqlite_prepare(s, KATA__SQL_SET_EPOCH, &st, err);
 
 	if (rc < 0)
 		return rc;
-	next_holder(s, id, from, to, &pid, &since);
 	kata__sqlite_bind_id(st, 1, id);
-	sqlite3_bind_int64(st, 2, (int64_t)from);
-	sqlite3_bind_int64(st, 3, (int64_t)to);
-	sqlite3_bind_int64(st, 4, pid);
-	sqlite3_bind_int64(st, 5, since);
+	sqlite3_bind_int64(st, 2, (int64_t)to);
+	bind_holder(st, 3, &holder);
+	sqlite3_bind_int64(st, 7, (int64_t)from);
 	rc = kata__sqlite_run(s, st, "kata_sandboxes", err);
 	sqlite3_clear_bindings(st);
 	return rc;
@@ -179,8 +212,7 @@ static int set_epoch(struct kata__sqlite *s, const char *id, uint64_t from, uint
 		return rc;
 	snprintf(s->taken.id, sizeof(s->taken.id), "%s", id);
 	s->taken.epoch = to;
-	s->taken.pid = head.taken_pid;
-	s->taken.since = head.taken_at;
+	s->taken.before = head.holder;
 	return kata__schema_recheck(s, err);
 }
 
@@ -203,8 +235,10 @@ static int op_set_epoch(void *self, const char *id, uint64_t from, uint64_t to, 
 /* Rows below first: whether the foreign keys cascade is up to a PRAGMA that is not ours to set. */
 static int remove_rows(struct kata__sqlite *s, const char *id, kata_error **err)
 {
-	int rc = kata__sqlite_run_for(s, KATA__SQL_RESERVATION_DELETE, id, "kata_reservations", err);
+	int rc = kata__sqlite_run_for(s, KATA__SQL_RESERVATIONS_DELETE, id, "kata_reservations", err);
 
+	if (rc == 0)
+		rc = kata__sqlite_run_for(s, KATA__SQL_NETWORKS_DELETE, id, "kata_networks", err);
 	for (int i = 0; rc == 0 && i < KATA__NOUNS; i++)
 		rc = kata__sqlite_run_for(s, KATA__SQL_OF(i, KATA__SQL_ROWS_DELETE), id, kata__nouns[i].table, err);
 	if (rc == 0)
@@ -292,9 +326,21 @@ static int collect(struct kata__sqlite *s, sqlite3_stmt *st, const char *table, 
 	return rc == 0 && code != SQLITE_DONE ? kata__sqlite_fail(s, code, table, err) : rc;
 }
 
-static int list(struct kata__sqlite *s, int sql, const char *table, const char *of, char ***ret, kata_error **err)
+int kata__sqlite_collect_ids(struct kata__sqlite *s, sqlite3_stmt *st, const char *table, char ***ret, kata_error **err)
 {
 	struct ids ids = {0};
+	int rc = collect(s, st, table, &ids, err);
+
+	kata__sqlite_done(st);
+	if (rc < 0)
+		kata__strv_free(ids.list);
+	else
+		*ret = ids.list;
+	return rc;
+}
+
+static int list(struct kata__sqlite *s, int sql, const char *table, const char *of, char ***ret, kata_error **err)
+{
 	sqlite3_stmt *st = NULL;
 	int rc = kata__sqlite_enter(s, "list", of, err);
 
@@ -306,15 +352,8 @@ static int list(struct kata__sqlite *s, int sql, const char *table, const char *
 	if (rc == 0 && of)
 		kata__sqlite_bind_id(st, 1, of);
 	if (rc == 0)
-		rc = collect(s, st, table, &ids, err);
-	kata__sqlite_done(st);
-	kata__sqlite_leave(s, rc, err);
-	if (rc < 0) {
-		kata__strv_free(ids.list);
-		return rc;
-	}
-	*ret = ids.list;
-	return 0;
+		rc = kata__sqlite_collect_ids(s, st, table, ret, err);
+	return kata__sqlite_leave(s, rc, err);
 }
 
 static int op_list_sandboxes(void *self, char ***ret_ids, kata_error **err)
@@ -432,4 +471,13 @@ const kata_persistence_ops kata__sqlite_ops = {
 	.list_containers = op_list_containers,
 	.sandbox_of_container = op_sandbox_of_container,
 	.free = kata__sqlite_free,
+	.reserve = kata__sqlite_reserve,
+	.settle = kata__sqlite_settle,
+	.list_reservations = kata__sqlite_list_reservations,
+	.get_info = kata__sqlite_get_info,
+	.list_infos = kata__sqlite_list_infos,
+	.put_row = kata__sqlite_put_row,
+	.get_row = kata__sqlite_get_row,
+	.remove_row = kata__sqlite_remove_row,
+	.list_rows = kata__sqlite_list_rows,
 };

@@ -82,6 +82,14 @@ static int diagnose(struct kata__sqlite *s, kata_error **err)
 	return kata__schema_verify(s, err);
 }
 
+/* A row past our limit is the row's fault; a lower limit is the caller's. */
+static int fail_too_big(struct kata__sqlite *s, const char *table, kata_error **err)
+{
+	return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s%s%s%s: %s has a row of more than %d bytes", s->operation,
+			  s->subject ? " sandbox '" : "", s->subject ? s->subject : "", s->subject ? "'" : "",
+			  table ? table : s->place, KATA__ROW_MAX);
+}
+
 int kata__sqlite_fail(struct kata__sqlite *s, int code, const char *table, kata_error **err)
 {
 	KATA_AUTO(free) char *what = NULL;
@@ -89,6 +97,8 @@ int kata__sqlite_fail(struct kata__sqlite *s, int code, const char *table, kata_
 	int rc;
 
 	code = sqlite3_extended_errcode(s->db) & 0xff ? sqlite3_extended_errcode(s->db) : code;
+	if ((code & 0xff) == SQLITE_TOOBIG && s->limit > KATA__ROW_MAX)
+		return fail_too_big(s, table, err);
 	what = s->subject ? kata__format("%s sandbox '%s' in %s", s->operation, s->subject, s->place)
 			  : kata__format("%s in %s", s->operation, s->place);
 	if (what && table) {

@@ -1,17 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Rows to a record. Rows are untrusted input: their types and lengths are checked here, their meaning by
- * kata__record_check, and there must be as many of them as the sandbox's row says. While rows are read the handle's
- * length limit is low, so that a row that claims a gigabyte is refused by SQLite before it is read; afterwards the
- * limit is what it was.
+ * kata__record_check, and there must be as many of them as the sandbox's row says.
  */
 #include <string.h>
 
 #include "base/text.h"
 #include "persist/sqlite.h"
-
-/* Six texts of at most 1 MiB and the rest: what a row of ours can hold. */
-#define ROW_MAX (8 * 1024 * 1024)
 
 static const char *type_name(int type)
 {
@@ -23,8 +18,8 @@ static const char *type_name(int type)
 static int wrong(struct kata__sqlite *s, const struct kata__noun *n, const struct kata__field *f, const char *why,
 		 const char *what, kata_error **err)
 {
-	return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s sandbox '%s': %s.%s: %s%s", s->operation, s->subject,
-			  n->table, f->name, why, what);
+	return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s '%s': %s.%s: %s%s", s->operation,
+			  s->subject ? s->subject : "", n->table, f->name, why, what);
 }
 
 static int take_text(struct kata__sqlite *s, sqlite3_stmt *st, int at, const struct kata__noun *n,
@@ -69,7 +64,8 @@ static int take_value(struct kata__sqlite *s, sqlite3_stmt *st, int at, const st
 	return 0;
 }
 
-static int take_row(struct kata__sqlite *s, sqlite3_stmt *st, const struct kata__noun *n, void *row, kata_error **err)
+int kata__sqlite_take_fields(struct kata__sqlite *s, sqlite3_stmt *st, const struct kata__noun *n, void *row,
+			     kata_error **err)
 {
 	for (size_t i = 0; i < n->field_count; i++) {
 		int rc = take_value(s, st, (int)i, n, &n->fields[i], row, err);
@@ -78,15 +74,6 @@ static int take_row(struct kata__sqlite *s, sqlite3_stmt *st, const struct kata_
 			return rc;
 	}
 	return 0;
-}
-
-/* A statement's failure while rows are read; a row past the limit is the row's fault. */
-static int read_failed(struct kata__sqlite *s, int code, const char *table, kata_error **err)
-{
-	if ((code & 0xff) == SQLITE_TOOBIG)
-		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s sandbox '%s': %s has a row of more than %d bytes",
-				  s->operation, s->subject, table, ROW_MAX);
-	return kata__sqlite_fail(s, code, table, err);
 }
 
 static int load_sandbox(struct kata__sqlite *s, const char *id, struct kata_record *record, kata_error **err)
@@ -101,12 +88,12 @@ static int load_sandbox(struct kata__sqlite *s, const char *id, struct kata_reco
 	sqlite3_bind_text(st, 1, id, -1, SQLITE_STATIC);
 	code = sqlite3_step(st);
 	if (code == SQLITE_ROW)
-		rc = take_row(s, st, n, record, err);
+		rc = kata__sqlite_take_fields(s, st, n, record, err);
 	else if (code == SQLITE_DONE)
 		rc = kata__fail(err, KATA_E_NOT_FOUND, CALLER, "%s: there is no sandbox '%s' in %s", s->operation, id,
 				s->place);
 	else
-		rc = read_failed(s, code, n->table, err);
+		rc = kata__sqlite_fail(s, code, n->table, err);
 	kata__sqlite_done(st);
 	return rc;
 }
@@ -118,13 +105,13 @@ static int collect_rows(struct kata__sqlite *s, sqlite3_stmt *st, const struct k
 	int code, rc;
 
 	while ((code = sqlite3_step(st)) == SQLITE_ROW) {
-		rc = found < expected ? take_row(s, st, n, kata__noun_row(n, record, found), err) : 0;
+		rc = found < expected ? kata__sqlite_take_fields(s, st, n, kata__noun_row(n, record, found), err) : 0;
 		if (rc < 0)
 			return rc;
 		found++;
 	}
 	if (code != SQLITE_DONE)
-		return read_failed(s, code, n->table, err);
+		return kata__sqlite_fail(s, code, n->table, err);
 	if (found != expected)
 		return kata__fail(err, KATA_E_CORRUPT, CALLER,
 				  "%s sandbox '%s': %s has %zu rows, kata_sandboxes.%s says %zu", s->operation,
@@ -191,7 +178,7 @@ int kata__sqlite_load_record(void *self, const char *id, kata_record **ret, kata
 {
 	struct kata__sqlite *s = self;
 	struct kata_record *record = kata__record_new();
-	int limit, rc;
+	int rc;
 
 	if (!record)
 		return kata__fail_no_memory(err);
@@ -200,11 +187,7 @@ int kata__sqlite_load_record(void *self, const char *id, kata_record **ret, kata
 		kata__record_free(record);
 		return rc;
 	}
-	limit = sqlite3_limit(s->db, SQLITE_LIMIT_LENGTH, -1);
-	if (limit > ROW_MAX)
-		sqlite3_limit(s->db, SQLITE_LIMIT_LENGTH, ROW_MAX);
 	rc = load_in_one(s, id, record, err);
-	sqlite3_limit(s->db, SQLITE_LIMIT_LENGTH, limit);
 	kata__sqlite_leave(s, rc, err);
 	if (rc < 0)
 		kata__record_free(record);

@@ -47,8 +47,8 @@ static int bind_field(struct kata__sqlite *s, sqlite3_stmt *st, int at, const st
 	return code == SQLITE_OK ? 0 : kata__sqlite_fail(s, code, n->table, err);
 }
 
-static int bind_fields(struct kata__sqlite *s, sqlite3_stmt *st, int from, const struct kata__noun *n, const void *row,
-		       kata_error **err)
+int kata__sqlite_bind_fields(struct kata__sqlite *s, sqlite3_stmt *st, int from, const struct kata__noun *n,
+			     const void *row, kata_error **err)
 {
 	for (size_t i = 0; i < n->field_count; i++) {
 		int rc = bind_field(s, st, from + (int)i, n, &n->fields[i], row, err);
@@ -72,11 +72,13 @@ static int write_sandbox(struct kata__sqlite *s, int sql, const struct kata_reco
 
 	if (rc < 0)
 		return rc;
-	rc = bind_fields(s, st, 1, n, record, err);
+	rc = kata__sqlite_bind_fields(s, st, 1, n, record, err);
 	if (rc == 0) {
 		sqlite3_bind_int64(st, at, time(NULL));
 		for (int i = 0; i < KATA__NOUNS; i++)
 			sqlite3_bind_int64(st, at + 1 + i, (int64_t)kata__noun_count(&kata__nouns[i], record));
+		if (sql == KATA__SQL_UPDATE_SAME)
+			sqlite3_bind_int64(st, at + 1 + KATA__NOUNS, record->base);
 		rc = kata__sqlite_run(s, st, n->table, err);
 	}
 	sqlite3_clear_bindings(st);
@@ -112,7 +114,8 @@ static int insert_sandbox(struct kata__sqlite *s, const struct kata_record *reco
 static int put_row(struct kata__sqlite *s, const struct kata_record *record, enum put *ret, kata_error **err)
 {
 	uint64_t bit, *updated = hint(s, record->id, &bit);
-	bool update_first = *updated & bit;
+	bool may_insert = record->base <= 0; /* else it was stored before: what is not there was rolled back */
+	bool update_first = !may_insert || (*updated & bit);
 	int hits = 0;
 	int rc = 0;
 
@@ -123,7 +126,7 @@ static int put_row(struct kata__sqlite *s, const struct kata_record *record, enu
 		rc = write_sandbox(s, KATA__SQL_UPDATE_SAME, record, &hits, err);
 		*ret = hits ? PUT_SAME : PUT_NOTHING;
 		*updated |= bit;
-		if (rc < 0 || hits || !update_first)
+		if (rc < 0 || hits || !update_first || !may_insert)
 			return rc;
 		rc = insert_sandbox(s, record, &hits, err);
 	}
@@ -136,30 +139,66 @@ static int put_row(struct kata__sqlite *s, const struct kata_record *record, enu
 
 /* What stood below the sandbox's row before this store, as far as that row knew. */
 struct before {
-	bool is_new;
 	int64_t counts[KATA__NOUNS];
+	int64_t intents;
 };
+
+/* found: the generation that stands there, 0: no record. */
+static int diverged(struct kata__sqlite *s, const struct kata_record *record, int64_t found, kata_error **err)
+{
+	char there[64] = "no record", stored[64] = "has stored none yet";
+	int rc;
+
+	if (found)
+		snprintf(there, sizeof(there), "a record of generation %lld", (long long)found);
+	if (record->base)
+		snprintf(stored, sizeof(stored), "stored generation %lld", (long long)record->base);
+	rc = kata__fail(
+		err, KATA_E_DIVERGED, CALLER,
+		"%s sandbox '%s': %s has %s, but this handle %s: what it stored was rolled back, or another wrote "
+		"the record",
+		s->operation, s->subject, s->place, there, stored);
+	if (err)
+		kata__error_set_hint(*err, "kata_sandbox_reconcile stores it again or takes back what is not stored");
+	return rc;
+}
+
+/* Whether the row that is there may be replaced by this store. */
+static int check_head(struct kata__sqlite *s, const struct kata_record *record, const struct kata__head *head,
+		      kata_error **err)
+{
+	if ((uint64_t)head->epoch > record->epoch)
+		return kata__sqlite_fenced(s, head, record->epoch, err);
+	if (record->base >= 0 && head->generation != record->base)
+		return diverged(s, record, head->generation, err);
+	return 0;
+}
 
 /* The row, whatever stands there. */
 static int put_sandbox(struct kata__sqlite *s, const struct kata_record *record, struct before *before,
 		       kata_error **err)
 {
+	KATA_AUTO(kata_error_free) kata_error *own = NULL;
 	struct kata__head head = {0};
 	enum put put;
 	int hits = 0;
 	int rc = put_row(s, record, &put, err);
 
-	before->is_new = put == PUT_NEW;
+	before->intents = 0; /* else the row would not have been updated, and one that was not there has none */
 	for (int i = 0; i < KATA__NOUNS; i++)
 		before->counts[i] = put == PUT_SAME ? (int64_t)kata__noun_count(&kata__nouns[i], record) : 0;
 	if (rc < 0 || put != PUT_NOTHING)
 		return rc;
-	rc = kata__sqlite_head(s, record->id, &head, err);
+	rc = kata__sqlite_head(s, record->id, &head, &own);
+	if (rc == KATA_E_NOT_FOUND)
+		return diverged(s, record, 0, err);
+	if (rc < 0)
+		return kata__error_move(err, &own);
+	rc = check_head(s, record, &head, err);
 	if (rc < 0)
 		return rc;
-	if ((uint64_t)head.epoch > record->epoch)
-		return kata__sqlite_fenced(s, &head, record->epoch, err);
 	memcpy(before->counts, head.counts, sizeof(head.counts));
+	before->intents = head.intents;
 	return write_sandbox(s, KATA__SQL_UPDATE, record, &hits, err);
 }
 
@@ -168,7 +207,7 @@ static int put_sandbox(struct kata__sqlite *s, const struct kata_record *record,
 static int write_row(struct kata__sqlite *s, sqlite3_stmt *st, const struct kata__noun *n,
 		     const struct kata_record *record, size_t index, kata_error **err)
 {
-	int rc = bind_fields(s, st, 3, n, kata__noun_row(n, record, index), err);
+	int rc = kata__sqlite_bind_fields(s, st, 3, n, kata__noun_row(n, record, index), err);
 
 	if (rc < 0)
 		return rc;
@@ -213,40 +252,8 @@ static int update_rows(struct kata__sqlite *s, int noun, const struct kata_recor
 	return rc;
 }
 
-static int reserve(struct kata__sqlite *s, sqlite3_stmt *st, const char *kind, const char *value,
-		   const struct kata_record *record, const char *device, kata_error **err)
-{
-	if (!value)
-		return 0;
-	kata__sqlite_bind_id(st, 1, kind);
-	kata__sqlite_bind_id(st, 2, value);
-	kata__sqlite_bind_id(st, 3, record->id);
-	kata__sqlite_bind_id(st, 4, device);
-	return kata__sqlite_run(s, st, "kata_reservations", err);
-}
-
-static int put_reservations(struct kata__sqlite *s, const struct kata_record *record, bool is_new, kata_error **err)
-{
-	sqlite3_stmt *st = NULL;
-	int rc = 0;
-
-	if (!is_new)
-		rc = kata__sqlite_run_for(s, KATA__SQL_RESERVATION_DELETE, record->id, "kata_reservations", err);
-	if (rc == 0)
-		rc = kata__sqlite_prepare(s, KATA__SQL_RESERVATION_INSERT, &st, err);
-	for (size_t i = 0; rc == 0 && i < record->nic_count; i++) {
-		const struct kata__record_nic *nic = &record->nics[i];
-
-		rc = reserve(s, st, "mac", nic->mac, record, nic->id, err);
-		if (rc == 0)
-			rc = reserve(s, st, "tap", nic->tap_name, record, nic->id, err);
-	}
-	kata__sqlite_done(st);
-	return rc;
-}
-
 /* When all rows that there were are found again, none is left over; else the table's rows of this sandbox are written
- * afresh. Reservations follow from the NICs, whose UPDATE asks for the same MAC and tap. */
+ * afresh, and what was reserved for those that went is given up. */
 static int put_rows(struct kata__sqlite *s, int noun, const struct kata_record *record, const struct before *b,
 		    kata_error **err)
 {
@@ -264,8 +271,8 @@ static int put_rows(struct kata__sqlite *s, int noun, const struct kata_record *
 		rc = kata__sqlite_run_for(s, KATA__SQL_OF(noun, KATA__SQL_ROWS_DELETE), record->id, n->table, err);
 	if (rc == 0 && (hits != before || before == 0))
 		rc = insert_rows(s, noun, record, err);
-	if (rc == 0 && noun == KATA__NOUN_NIC)
-		rc = put_reservations(s, record, b->is_new, err);
+	if (rc == 0 && hits != before)
+		rc = kata__sqlite_give_up_reservations(s, noun, record->id, err);
 	return rc;
 }
 
@@ -276,6 +283,8 @@ static int put_all(struct kata__sqlite *s, const struct kata_record *record, kat
 
 	for (int i = 0; rc == 0 && i < KATA__NOUNS; i++)
 		rc = put_rows(s, i, record, &before, err);
+	if (rc == 0 && before.intents > 0)
+		rc = kata__sqlite_settle_intents(s, record, err);
 	return rc == 0 ? kata__schema_recheck(s, err) : rc;
 }
 

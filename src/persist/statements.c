@@ -4,8 +4,8 @@
  * stands for the quoted name of the schema; a caller's value is always a parameter. What names columns is made from the
  * tables of fields, so that the n-th parameter is the n-th field.
  *
- * Parameters of the sandbox's row: its fields from ?1, then the time, then the four counts. Of the rows below it: ?1
- * the sandbox, ?2 the position, then the fields from ?3.
+ * Parameters of the sandbox's row: its fields from ?1, then the time, the four counts, and the generation that must
+ * stand there. Of the rows below it: ?1 the sandbox, ?2 the position, then the fields from ?3.
  */
 #include <string.h>
 
@@ -14,23 +14,74 @@
 
 #define COUNTS "storage_count, nic_count, container_count, process_count"
 
+/* In the order of take_info in sqlite_info.c. */
+#define INFO                                                                                                           \
+	"id, state, epoch, generation, taken_pid, taken_start_time, taken_boot_id, taken_at, owner_pid, "              \
+	"owner_start_time, boot_id, vm_id, vm_uuid, vm_driver, vm_pid, vm_start_time, vm_cpus, vm_memory_mib, " COUNTS \
+	", intent_count, updated_at"
+#define RESERVATION                                                                                                    \
+	"sandbox_id, kind, device_id, state, directory, slot, cid, tap_name, mac, owner_pid, owner_start_time, "       \
+	"boot_id, "                                                                                                    \
+	"reserved_at, settled_at"
+/* Who holds a value by a reservation that was not undone. */
+#define CLASH(column, value)                                                                                           \
+	"SELECT " RESERVATION ", '" column "' FROM @.kata_reservations WHERE " column " = " value                      \
+	" AND state <> 'undone'"
+
 /* NULL: made from the fields. */
 static const char *const fixed[KATA__SQL_FIXED] = {
 	[KATA__SQL_SAVEPOINT] = "SAVEPOINT kata_persistence",
 	[KATA__SQL_RELEASE] = "RELEASE kata_persistence",
 	[KATA__SQL_ROLLBACK_TO] = "ROLLBACK TO kata_persistence",
-	[KATA__SQL_RESERVE] = "INSERT INTO @.kata_sandboxes (id, state, taken_pid, taken_at, updated_at)"
-			      " VALUES (?1, 'new', ?2, ?3, ?3) ON CONFLICT (id) DO NOTHING",
-	[KATA__SQL_HEAD] =
-		"SELECT epoch, taken_pid, taken_at, state = 'new', " COUNTS " FROM @.kata_sandboxes WHERE id = ?1",
+	[KATA__SQL_WITNESS] = "SELECT 1 FROM @.sqlite_master LIMIT 1",
+	[KATA__SQL_RESERVE] = "INSERT INTO @.kata_sandboxes"
+			      " (id, state, updated_at, taken_pid, taken_start_time, taken_boot_id, taken_at)"
+			      " VALUES (?1, 'new', ?5, ?2, ?3, ?4, ?5) ON CONFLICT (id) DO NOTHING",
+	[KATA__SQL_HEAD] = "SELECT epoch, taken_pid, taken_start_time, taken_boot_id, taken_at, state = 'new', "
+			   "generation, intent_count, " COUNTS " FROM @.kata_sandboxes WHERE id = ?1",
 	[KATA__SQL_DELETE] = "DELETE FROM @.kata_sandboxes WHERE id = ?1",
 	[KATA__SQL_LIST] = "SELECT id FROM @.kata_sandboxes ORDER BY id",
-	[KATA__SQL_SET_EPOCH] = "UPDATE @.kata_sandboxes SET epoch = ?3, taken_pid = ?4, taken_at = ?5"
-				" WHERE id = ?1 AND epoch = ?2",
-	[KATA__SQL_RESERVATION_INSERT] =
-		"INSERT OR REPLACE INTO @.kata_reservations (kind, value, sandbox_id, device_id)"
-		" VALUES (?1, ?2, ?3, ?4)",
-	[KATA__SQL_RESERVATION_DELETE] = "DELETE FROM @.kata_reservations WHERE sandbox_id = ?1",
+	[KATA__SQL_INFO] = "SELECT " INFO " FROM @.kata_sandboxes WHERE id = ?1",
+	[KATA__SQL_INFOS] = "SELECT " INFO " FROM @.kata_sandboxes WHERE id > ?1 ORDER BY id LIMIT ?2",
+	[KATA__SQL_SET_EPOCH] = "UPDATE @.kata_sandboxes SET epoch = ?2, taken_pid = ?3, taken_start_time = ?4,"
+				" taken_boot_id = ?5, taken_at = ?6 WHERE id = ?1 AND epoch = ?7",
+	[KATA__SQL_RESERVATION_PUT] = "INSERT INTO @.kata_reservations (sandbox_id, kind, device_id, state, directory, "
+				      "slot, cid, tap_name, mac,"
+				      " owner_pid, owner_start_time, boot_id, reserved_at)"
+				      " VALUES (?1, ?2, ?3, 'intent', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+	[KATA__SQL_RESERVATION_FIND] = "SELECT " RESERVATION " FROM @.kata_reservations"
+				       " WHERE sandbox_id = ?1 AND kind = ?2 AND device_id = ?3",
+	[KATA__SQL_RESERVATION_CLASH] = CLASH("cid", "?1") " UNION ALL " CLASH("directory", "?2") " UNION ALL " CLASH(
+		"tap_name", "?3") " UNION ALL " CLASH("mac", "?4") " LIMIT 1",
+	[KATA__SQL_NIC_CLASH] = "SELECT sandbox_id, id FROM @.kata_nics WHERE tap_name = ?1"
+				" UNION ALL SELECT sandbox_id, id FROM @.kata_nics WHERE mac = ?2 LIMIT 1",
+	[KATA__SQL_DEVICE_FIND] =
+		"SELECT 1 FROM @.kata_storages WHERE ?2 = 'storage' AND sandbox_id = ?1 AND id = ?3 UNION ALL "
+		"SELECT 1 FROM @.kata_nics WHERE ?2 = 'nic' AND sandbox_id = ?1 AND id = ?3",
+	[KATA__SQL_RESERVATION_SETTLE] = "UPDATE @.kata_reservations SET state = ?4, settled_at = ?5"
+					 " WHERE sandbox_id = ?1 AND kind = ?2 AND device_id = ?3 AND state = 'intent'",
+	[KATA__SQL_RESERVATIONS_DONE] =
+		"UPDATE @.kata_reservations SET state = 'done', settled_at = ?3 WHERE sandbox_id = ?1"
+		" AND state = 'intent' AND (kind = 'vm' AND device_id = ?2"
+		" OR kind = 'storage' AND device_id IN (SELECT id FROM @.kata_storages WHERE sandbox_id = ?1 AND state "
+		"= "
+		"'plugged')"
+		" OR kind = 'nic' AND device_id IN (SELECT id FROM @.kata_nics WHERE sandbox_id = ?1 AND state = "
+		"'plugged'))",
+	[KATA__SQL_RESERVATIONS_SWEEP] = "DELETE FROM @.kata_reservations WHERE sandbox_id = ?1 AND state = 'undone'",
+	[KATA__SQL_RESERVATIONS_GIVE_UP] =
+		"DELETE FROM @.kata_reservations WHERE sandbox_id = ?1 AND kind = ?2 AND state = 'done' AND device_id "
+		"NOT IN"
+		" (SELECT id FROM @.kata_storages WHERE ?2 = 'storage' AND sandbox_id = ?1 UNION ALL"
+		" SELECT id FROM @.kata_nics WHERE ?2 = 'nic' AND sandbox_id = ?1)",
+	[KATA__SQL_RESERVATIONS_DELETE] = "DELETE FROM @.kata_reservations WHERE sandbox_id = ?1",
+	[KATA__SQL_RESERVATIONS_COUNT] =
+		"UPDATE @.kata_sandboxes SET intent_count ="
+		" (SELECT count(*) FROM @.kata_reservations WHERE sandbox_id = ?1 AND state = 'intent') WHERE id = ?1",
+	[KATA__SQL_RESERVATIONS_LIST] = "SELECT " RESERVATION " FROM @.kata_reservations"
+					" WHERE sandbox_id >= coalesce(?1, '') AND (?1 IS NULL OR sandbox_id = ?1)"
+					" ORDER BY sandbox_id, kind, device_id",
+	[KATA__SQL_NETWORKS_DELETE] = "DELETE FROM @.kata_networks WHERE sandbox_id = ?1",
 	[KATA__SQL_LIST_ALL_CONTAINERS] = "SELECT DISTINCT id FROM @.kata_containers ORDER BY id",
 	[KATA__SQL_LIST_CONTAINERS] = "SELECT id FROM @.kata_containers WHERE sandbox_id = ?1 ORDER BY id",
 	[KATA__SQL_FIND_CONTAINER] =
@@ -50,14 +101,14 @@ static void add_parameters(struct kata__buffer *b, size_t from, size_t count)
 		kata__buffer_printf(b, "%s?%zu", i ? ", " : "", from + i);
 }
 
-/* Of what no key is part of, but `but`; `reserving` also what holds a reservation. */
+/* Of what no key is part of, but `but`; `indexed` also what an index has. */
 static void add_assignments(struct kata__buffer *b, const struct kata__noun *n, size_t from, const char *but,
-			    bool reserving)
+			    bool indexed)
 {
 	for (size_t i = 0; i < n->field_count; i++) {
 		const struct kata__field *f = &n->fields[i];
 
-		if (!f->key && (reserving || !f->reserves) && !(but && strcmp(f->name, but) == 0))
+		if (!f->key && (indexed || !f->indexed) && !(but && strcmp(f->name, but) == 0))
 			kata__buffer_printf(b, ", %s = ?%zu", f->name, from + i);
 	}
 }
@@ -72,7 +123,7 @@ static void add_counts(struct kata__buffer *b, const char *separator)
 static void build_sandbox(struct kata__buffer *b, int sql)
 {
 	const struct kata__noun *n = &kata__sandbox_noun;
-	size_t at = n->field_count + 1;
+	size_t at = n->field_count + 1, base = at + KATA__NOUNS + 1;
 
 	switch (sql) {
 	case KATA__SQL_UPDATE_SAME:
@@ -80,11 +131,14 @@ static void build_sandbox(struct kata__buffer *b, int sql)
 		add_assignments(b, n, 1, "epoch", false);
 		kata__buffer_printf(b, " WHERE id = ?1 AND epoch = ?3");
 		add_counts(b, " AND ");
+		kata__buffer_printf(b, " AND intent_count = 0 AND (?%zu < 0 OR generation = ?%zu)", base, base);
 		break;
 	case KATA__SQL_UPDATE:
 		kata__buffer_printf(b,
 				    "UPDATE @.kata_sandboxes SET updated_at = ?%zu"
 				    ", taken_pid = CASE WHEN epoch < ?3 THEN ?6 ELSE taken_pid END"
+				    ", taken_start_time = CASE WHEN epoch < ?3 THEN ?7 ELSE taken_start_time END"
+				    ", taken_boot_id = CASE WHEN epoch < ?3 THEN ?8 ELSE taken_boot_id END"
 				    ", taken_at = CASE WHEN epoch < ?3 THEN ?%zu ELSE taken_at END",
 				    at, at);
 		add_assignments(b, n, 1, NULL, false);
@@ -94,9 +148,10 @@ static void build_sandbox(struct kata__buffer *b, int sql)
 	case KATA__SQL_INSERT:
 		kata__buffer_printf(b, "INSERT INTO @.kata_sandboxes (");
 		add_names(b, n);
-		kata__buffer_printf(b, ", updated_at, " COUNTS ", taken_pid, taken_at) VALUES (");
+		kata__buffer_printf(b, ", updated_at, " COUNTS
+				       ", taken_pid, taken_start_time, taken_boot_id, taken_at) VALUES (");
 		add_parameters(b, 1, n->field_count + 1 + KATA__NOUNS);
-		kata__buffer_printf(b, ", ?6, ?%zu) ON CONFLICT (id) DO NOTHING", at);
+		kata__buffer_printf(b, ", ?6, ?7, ?8, ?%zu) ON CONFLICT (id) DO NOTHING", at);
 		break;
 	default: /* KATA__SQL_LOAD */
 		kata__buffer_printf(b, "SELECT ");
@@ -122,7 +177,7 @@ static void build_row(struct kata__buffer *b, const struct kata__noun *n, int wh
 		add_assignments(b, n, 3, NULL, false);
 		kata__buffer_printf(b, " WHERE sandbox_id = ?1");
 		for (size_t i = 0; i < n->field_count; i++)
-			if (n->fields[i].key || n->fields[i].reserves)
+			if (n->fields[i].key || n->fields[i].indexed)
 				kata__buffer_printf(b, " AND %s %s ?%zu", n->fields[i].name,
 						    n->fields[i].key ? "=" : "IS", i + 3);
 		break;
@@ -138,6 +193,40 @@ static void build_row(struct kata__buffer *b, const struct kata__noun *n, int wh
 	}
 }
 
+/* A row beside the sandboxes. */
+static void build_beside(struct kata__buffer *b, const struct kata__row_noun *r, int which)
+{
+	const struct kata__noun *n = &r->noun;
+
+	switch (which) {
+	case KATA__SQL_BESIDE_PUT:
+		kata__buffer_printf(b, "INSERT INTO @.%s (", n->table);
+		add_names(b, n);
+		kata__buffer_printf(b, ") VALUES (");
+		add_parameters(b, 1, n->field_count);
+		kata__buffer_printf(b, ") ON CONFLICT (id) DO UPDATE SET id = ?1");
+		add_assignments(b, n, 1, NULL, true);
+		break;
+	case KATA__SQL_BESIDE_GET:
+		kata__buffer_printf(b, "SELECT ");
+		add_names(b, n);
+		kata__buffer_printf(b, " FROM @.%s WHERE id = ?1", n->table);
+		break;
+	case KATA__SQL_BESIDE_HAS:
+		kata__buffer_printf(b, "SELECT 1 FROM @.%s WHERE id = ?1", n->table);
+		break;
+	case KATA__SQL_BESIDE_REMOVE:
+		kata__buffer_printf(b, "DELETE FROM @.%s WHERE id = ?1", n->table);
+		break;
+	default: /* KATA__SQL_BESIDE_LIST, KATA__SQL_BESIDE_LIST_OF */
+		kata__buffer_printf(b, "SELECT id FROM @.%s WHERE (?1 IS NULL OR state = ?1)", n->table);
+		if (which == KATA__SQL_BESIDE_LIST_OF)
+			kata__buffer_printf(b, " AND %s = ?2", r->parent);
+		kata__buffer_printf(b, " ORDER BY id");
+		break;
+	}
+}
+
 static char *build(int sql)
 {
 	struct kata__buffer b;
@@ -147,6 +236,9 @@ static char *build(int sql)
 	kata__buffer_init(&b, 16384);
 	if (sql < KATA__SQL_FIXED)
 		build_sandbox(&b, sql);
+	else if (sql >= KATA__SQL_NOUNS_END)
+		build_beside(&b, &kata__row_nouns[(sql - KATA__SQL_NOUNS_END) / KATA__SQL_PER_BESIDE],
+			     (sql - KATA__SQL_NOUNS_END) % KATA__SQL_PER_BESIDE);
 	else
 		build_row(&b, &kata__nouns[(sql - KATA__SQL_FIXED) / KATA__SQL_PER_NOUN],
 			  (sql - KATA__SQL_FIXED) % KATA__SQL_PER_NOUN);
@@ -190,12 +282,9 @@ static int prepare_new(struct kata__sqlite *s, int sql, kata_error **err)
 	code = sqlite3_prepare_v3(s->db, full, -1, SQLITE_PREPARE_PERSISTENT, &s->statements[sql], NULL);
 	if (code != SQLITE_OK)
 		return kata__sqlite_fail(s, code, NULL, err);
-	if (sql <= KATA__SQL_ROLLBACK_TO)
-		return 0;
-	/* The schema is looked at after the compilation: a change from here on makes SQLite compile again, which shows.
-	 */
-	s->verified = false;
-	return kata__schema_verify(s, err);
+	/* Whether the schema is ours is asked after the compilation: a change from here on makes SQLite compile again,
+	 * which shows. */
+	return sql <= KATA__SQL_WITNESS ? 0 : kata__schema_verify_still(s, err);
 }
 
 int kata__sqlite_prepare(struct kata__sqlite *s, int sql, sqlite3_stmt **ret, kata_error **err)

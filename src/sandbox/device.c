@@ -10,6 +10,7 @@
 #include "sandbox/container.h"
 #include "sandbox/device.h"
 #include "sandbox/sandbox_op.h"
+#include "sandbox/stored.h"
 
 #define IN(s) KATA__IN(KATA_SANDBOX_##s)
 
@@ -349,6 +350,31 @@ static void finish_device(kata_op *op, int status, kata_error **error)
 	kata__sandbox_op_end(op, status);
 }
 
+/* Whether the VM has it; one that is not known to be gone counts as there. */
+static bool is_plugged(kata_sandbox *s, const struct device_op *d)
+{
+	kata_storage *storage = NULL;
+	kata_nic *nic = NULL;
+	int rc = d->storage ? kata_vm_find_storage(s->vm, kata_storage_get_id(d->storage), &storage, NULL)
+			    : kata_vm_find_nic(s->vm, kata_nic_get_id(d->nic), &nic, NULL);
+
+	kata_storage_unref(storage);
+	kata_nic_unref(nic);
+	return rc != KATA_E_NOT_FOUND;
+}
+
+static void finish_add(kata_op *op, int status, kata_error **error)
+{
+	struct device_op *d = device(op);
+	kata_sandbox *s = d->base.sandbox;
+	bool undone = status < 0 && !is_plugged(s, d);
+
+	if (status == 0 || undone)
+		kata__sandbox_note_plug(s, d->storage ? KATA_RESERVE_STORAGE : KATA_RESERVE_NIC,
+					d->storage ? kata_storage_get_id(d->storage) : kata_nic_get_id(d->nic), undone);
+	finish_device(op, status, error);
+}
+
 static void finish_remove_nic(kata_op *op, int status, kata_error **error)
 {
 	if (status == 0)
@@ -370,7 +396,7 @@ static const struct kata__step add_storage_steps[] = {
 	{.name = "plug", .run = step_plug, .undo = step_unplug},
 	{.name = "await-device", .run = step_await_device},
 };
-DEVICE_TABLE(add_storage_table, "add-storage", add_storage_steps, finish_device, 15000);
+DEVICE_TABLE(add_storage_table, "add-storage", add_storage_steps, finish_add, 15000);
 
 static const struct kata__step remove_storage_steps[] = {
 	{.name = "check-unused", .run = step_check_unused, .undo = step_keep},
@@ -384,7 +410,7 @@ static const struct kata__step add_nic_steps[] = {
 	{.name = "update-interface", .run = step_update_interface},
 	{.name = "remember", .run = step_remember_interface},
 };
-DEVICE_TABLE(add_nic_table, "add-nic", add_nic_steps, finish_device, 15000);
+DEVICE_TABLE(add_nic_table, "add-nic", add_nic_steps, finish_add, 15000);
 
 static const struct kata__step update_nic_steps[] = {
 	{.name = "find", .run = step_find_nic},

@@ -167,6 +167,7 @@ int kata__sandbox_rebuild(kata_context *ctx, struct kata_record *take_record, ui
 		rc = kata__sandbox_new_from_record(ctx, take_record->id, take_record, NULL, &s, err);
 	if (rc == 0) {
 		s->epoch = epoch;
+		s->generation = take_record->generation;
 		l = calloc(1, sizeof(*l));
 		rc = l ? 0 : kata__fail_no_memory(err);
 	}

@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "sandbox/container.h"
 #include "sandbox/device.h"
+#include "sandbox/stored.h"
 
 /* Sets *slot to a copy; remembers whether any failed. */
 static void copy(char **slot, const char *text, bool *ok)
@@ -170,13 +171,16 @@ static bool fill_own(kata_sandbox *s, struct kata_record *r)
 	copy(&r->boot_id, self->boot_id, &ok);
 	copy(&r->agent_json, s->agent_json, &ok);
 	r->epoch = s->epoch;
+	r->generation = s->generation;
+	r->base = (int64_t)s->generation;
 	if (is_ours) {
 		r->owner_pid = self->pid;
 		r->owner_start_time = self->start_time;
 	}
 	r->dns_json = strings_json(s->dns);
 	r->routes_json = s->routes ? kata__json_dump(s->routes) : NULL;
-	return ok && r->dns_json && (!s->routes || r->routes_json) && fill_containers(s, r);
+	return ok && r->dns_json && (!s->routes || r->routes_json) && kata__sandbox_fill_undone(s, r) &&
+	       fill_containers(s, r);
 }
 
 int kata__sandbox_to_record(kata_sandbox *s, struct kata_record **ret, kata_error **err)

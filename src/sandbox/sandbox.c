@@ -27,6 +27,7 @@
 #include "base/fd.h"
 #include "base/text.h"
 #include "sandbox/container.h"
+#include "sandbox/stored.h"
 
 static const char *const state_names[] = {
 	[KATA_SANDBOX_NEW] = "new",
@@ -409,6 +410,7 @@ void kata_sandbox_unref(kata_sandbox *sandbox)
 	kata_vm_unref(sandbox->vm);
 	kata__close_fd(&sandbox->ended_fd);
 	free_interfaces(sandbox->interfaces);
+	kata__sandbox_free_undone(sandbox);
 	json_decref(sandbox->routes);
 	free(sandbox->agent_json);
 	free(sandbox->hostname);

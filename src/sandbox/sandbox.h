@@ -65,6 +65,10 @@ struct kata_sandbox {
 	kata_agent *agent; /* referenced */
 	char *agent_json;  /* what continues the agent, once released */
 	uint64_t epoch;
+	uint64_t generation;                /* of the record that it believes to be stored; 0: none */
+	bool storing;                       /* a thread stores it just now */
+	struct kata__record_undone *undone; /* plugs that were undone: what was reserved for them is free */
+	size_t undone_count;
 	int ended_fd;
 	struct kata__sandbox_op *ops;
 	uint32_t ops_active; /* of them, those that a release must not cut short */

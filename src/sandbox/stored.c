@@ -2,76 +2,223 @@
 /*
  * Sandboxes in a persistence: store, release, obtain.
  *
+ * Each store writes the next generation in place of the one that this handle believes to be there. When something else
+ * is there, what the handle stored was rolled back by the caller: DIVERGED, and kata_sandbox_reconcile (reconcile.c).
+ *
  * Obtaining is fenced twice: by the row's epoch, raised by compare-and-set before the machine is touched, and by the
  * owner file of the machine itself. Whoever loses either puts back what he raised.
  */
-#include "persist/persistence.h"
+#include "sandbox/stored.h"
 
 #include <string.h>
 
 #include "base/text.h"
+#include "persist/persistence.h"
 #include "sandbox/rebuild.h"
 #include "sandbox/record.h"
 #include "vm/recover.h"
 
-int kata_persistence_store_sandbox(kata_persistence *persistence, kata_sandbox *sandbox, kata_error **err)
+/* ---- plugs that were undone */
+
+static void forget_plug(kata_sandbox *s, kata_reservation_kind kind, const char *id)
+{
+	for (size_t i = 0; i < s->undone_count; i++) {
+		if (s->undone[i].kind != (uint32_t)kind || strcmp(s->undone[i].id, id) != 0)
+			continue;
+		free(s->undone[i].id);
+		s->undone[i] = s->undone[--s->undone_count];
+		return;
+	}
+}
+
+static void remember_plug(kata_sandbox *s, kata_reservation_kind kind, const char *id)
+{
+	struct kata__record_undone *grown;
+	char *copy = kata__strdup(id);
+
+	if (s->undone_count == KATA__SANDBOX_UNDONE_MAX)
+		forget_plug(s, (kata_reservation_kind)s->undone[0].kind, s->undone[0].id);
+	grown = copy ? reallocarray(s->undone, s->undone_count + 1, sizeof(*grown)) : NULL;
+	if (!grown) {
+		free(copy);
+		return;
+	}
+	s->undone = grown;
+	grown[s->undone_count++] = (struct kata__record_undone){(uint32_t)kind, copy};
+}
+
+void kata__sandbox_note_plug(kata_sandbox *s, kata_reservation_kind kind, const char *id, bool undone)
+{
+	pthread_mutex_lock(&s->mutex);
+	forget_plug(s, kind, id);
+	if (undone)
+		remember_plug(s, kind, id);
+	pthread_mutex_unlock(&s->mutex);
+}
+
+bool kata__sandbox_fill_undone(kata_sandbox *s, struct kata_record *r)
+{
+	r->undone = s->undone_count ? calloc(s->undone_count, sizeof(*r->undone)) : NULL;
+	if (s->undone_count && !r->undone)
+		return false;
+	for (size_t i = 0; i < s->undone_count; i++) {
+		r->undone[i].kind = s->undone[i].kind;
+		r->undone[i].id = kata__strdup(s->undone[i].id);
+		r->undone_count++;
+		if (!r->undone[i].id)
+			return false;
+	}
+	return true;
+}
+
+void kata__sandbox_free_undone(kata_sandbox *s)
+{
+	for (size_t i = 0; i < s->undone_count; i++)
+		free(s->undone[i].id);
+	free(s->undone);
+}
+
+/* ---- store */
+
+uint64_t kata__sandbox_generation(kata_sandbox *s)
+{
+	uint64_t generation;
+
+	pthread_mutex_lock(&s->mutex);
+	generation = s->generation;
+	pthread_mutex_unlock(&s->mutex);
+	return generation;
+}
+
+/* One store at a time: of two, the one that comes later might have the older record. Waiting here could wait for a
+ * thread that waits for the handle that this one holds. */
+static int begin_store(kata_sandbox *s, uint64_t newest, uint64_t *ret_generation, kata_error **err)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&s->mutex);
+	if (s->storing)
+		rc = kata__fail(err, KATA_E_BUSY, CALLER,
+				"another thread stores sandbox '%s' just now: store again when it is done", s->id);
+	else if (s->state == KATA_SANDBOX_SAVING) /* its record is then of somebody who restores it */
+		rc = kata__fail(err, KATA_E_BUSY, CALLER, "sandbox '%s' is being saved: store it when that is done",
+				s->id);
+	else
+		s->storing = true;
+	*ret_generation = (s->generation > newest ? s->generation : newest) + 1;
+	pthread_mutex_unlock(&s->mutex);
+	return rc;
+}
+
+static void end_store(kata_sandbox *s, int rc, uint64_t generation)
+{
+	pthread_mutex_lock(&s->mutex);
+	s->storing = false;
+	if (rc == 0)
+		s->generation = generation;
+	pthread_mutex_unlock(&s->mutex);
+}
+
+int kata__sandbox_store(kata_sandbox *s, kata_persistence *p, int64_t base, uint64_t newest, kata_error **err)
 {
 	struct kata_record *record = NULL;
+	uint64_t generation = 0;
+	int rc = begin_store(s, newest, &generation, err);
+
+	if (rc < 0)
+		return rc;
+	rc = kata__sandbox_to_record(s, &record, err);
+	if (rc == 0) {
+		record->base = base;
+		record->generation = generation;
+		rc = kata__persistence_store(p, record, err);
+	}
+	end_store(s, rc, generation);
+	kata__record_free(record);
+	return rc;
+}
+
+int kata_persistence_store_sandbox(kata_persistence *persistence, kata_sandbox *sandbox, kata_error **err)
+{
 	int rc = kata__persistence_check(persistence, err);
 
 	if (rc == 0)
 		rc = kata__sandbox_check(sandbox, err);
-	if (rc == 0)
-		rc = kata__sandbox_to_record(sandbox, &record, err);
-	if (rc == 0)
-		rc = kata__persistence_store(persistence, record, err);
-	kata__record_free(record);
-	return rc;
+	return rc < 0 ? rc
+		      : kata__sandbox_store(sandbox, persistence, (int64_t)kata__sandbox_generation(sandbox), 0, err);
+}
+
+/* A record that is not what this handle stored last is noticed before the sandbox is let go of. */
+static int check_stored(kata_persistence *p, kata_sandbox *s, kata_error **err)
+{
+	kata_sandbox_info info = {.size = sizeof(info)};
+	uint64_t generation = kata__sandbox_generation(s);
+	int rc = kata_persistence_get_info(p, s->id, &info, NULL);
+
+	if (rc < 0 && rc != KATA_E_NOT_FOUND)
+		return 0; /* the store says it better */
+	if (rc == KATA_E_NOT_FOUND ? generation == 0 : info.generation == generation)
+		return 0;
+	if (rc == 0 && info.epoch > s->epoch)
+		return 0;
+	return kata__fail(
+		err, KATA_E_DIVERGED, CALLER,
+		"sandbox '%s' is not released: it stored generation %llu, but the store has %llu: what it stored was "
+		"rolled back: kata_sandbox_reconcile first",
+		s->id, (unsigned long long)generation, (unsigned long long)(rc == 0 ? info.generation : 0));
 }
 
 int kata_persistence_release_sandbox(kata_persistence *persistence, kata_sandbox *sandbox,
 				     const kata_op_options *options, char **ret_json, kata_error **err)
 {
-	char *json = NULL;
 	int rc = kata__persistence_check(persistence, err);
 
 	if (rc == 0)
-		rc = kata_sandbox_release(sandbox, options, ret_json ? &json : NULL, err);
+		rc = kata__sandbox_check(sandbox, err);
+	if (rc == 0)
+		rc = check_stored(persistence, sandbox, err);
+	if (rc == 0)
+		rc = kata_sandbox_release(sandbox, options, NULL, err);
 	if (rc < 0)
 		return rc;
-	if (ret_json)
-		*ret_json = json;
 	rc = kata_persistence_store_sandbox(persistence, sandbox, err);
+	if (ret_json) /* after the store: with the generation that stands there */
+		kata_sandbox_dump(sandbox, ret_json, NULL);
 	if (rc < 0)
 		return kata__error_wrap(err, rc, "sandbox '%s' is released, but its record could not be stored",
 					sandbox->id);
-	return 0;
+	return ret_json && !*ret_json ? kata__fail_no_memory(err) : 0;
 }
 
 /* ---- obtain */
 
-static int check_owner(const struct kata_record *record, kata_error **err)
+static int check_owner(kata_persistence *p, const struct kata_record *record, kata_error **err)
 {
 	struct kata__process_identity owner = {.pid = (pid_t)record->owner_pid, .start_time = record->owner_start_time};
+	kata_sandbox_info info = {.size = sizeof(info)};
+	char since[32];
 
 	if (record->owner_pid == 0)
 		return 0;
 	snprintf(owner.boot_id, sizeof(owner.boot_id), "%s", record->boot_id ? record->boot_id : "");
 	if (!kata__process_is_alive(&owner))
 		return 0;
-	return kata__fail(err, KATA_E_FENCED, CALLER,
-			  "process %lld owns sandbox '%s' and lives: it must release it first",
-			  (long long)record->owner_pid, record->id);
+	kata_persistence_get_info(p, record->id, &info, NULL);
+	kata__format_time(info.held_since, since, sizeof(since));
+	return kata__fail(
+		err, KATA_E_FENCED, CALLER,
+		"process %lld (start time %llu) owns sandbox '%s' since %s (epoch %llu) and lives: it must release "
+		"it first",
+		(long long)record->owner_pid, (unsigned long long)record->owner_start_time, record->id, since,
+		(unsigned long long)record->epoch);
 }
 
-/* The sandbox could not be stored as ours: it goes back to nobody, at the epoch that its record has. */
-static void give_up(kata_sandbox *s)
+void kata__sandbox_give_up(kata_sandbox *s)
 {
 	kata__vm_rewind_epoch(s->vm);
 	if (kata_sandbox_release(s, NULL, NULL, NULL) < 0)
 		kata__log(s->ctx, KATA_LOG_ERROR, "sandbox", "sandbox '%s' could be neither stored nor released",
 			  s->id);
-	kata_sandbox_unref(s);
 }
 
 static int obtain(kata_persistence *p, struct kata_record *take_record, kata_vm_builder *vm_builder,
@@ -92,8 +239,10 @@ static int obtain(kata_persistence *p, struct kata_record *take_record, kata_vm_
 	rc = kata__sandbox_rebuild(p->ctx, take_record, epoch + 1, vm_builder, agent_builder, options, &s, err);
 	if (rc == 0) {
 		rc = kata_persistence_store_sandbox(p, s, err);
-		if (rc < 0)
-			give_up(s);
+		if (rc < 0) { /* it goes back to nobody */
+			kata__sandbox_give_up(s);
+			kata_sandbox_unref(s);
+		}
 	}
 	if (rc < 0)
 		kata__persistence_set_epoch(p, id, epoch + 1, epoch, NULL);
@@ -119,7 +268,7 @@ int kata_persistence_obtain_sandbox(kata_persistence *persistence, const char *i
 	if (rc == 0)
 		rc = kata__persistence_load(persistence, id, &record, err);
 	if (rc == 0)
-		rc = check_owner(record, err);
+		rc = check_owner(persistence, record, err);
 	if (rc < 0) {
 		kata__record_free(record);
 		return rc;

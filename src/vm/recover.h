@@ -42,7 +42,8 @@ void kata__leftover_close(struct kata__leftover *l);
 int kata__leftover_kill(struct kata__leftover *l, kata_error **err);
 /* Waits for its end, then removes the directory. TIMEOUT: it does not die (uninterruptible sleep). */
 int kata__leftover_remove(struct kata__leftover *l, uint64_t deadline_ns, kata_error **err);
-/* The owner is dead and the machine lives: makes it free for whoever has a record of `epoch`. */
+/* The owner is dead and the machine lives: makes it free for whoever has a record of `epoch`. Unless it was released,
+ * the dead owner stays named: his record may be older than the machine. */
 int kata__leftover_set_free(struct kata__leftover *l, uint64_t epoch, kata_error **err);
 
 /* The epoch in a VM's record; 0 when it has none that can be read. */

@@ -5,7 +5,9 @@
 #include "sandbox_kit.h"
 
 #include <kata/persistence.h>
+#include <kata/reconcile.h>
 #include <kata/recover.h>
+#include <kata/rows.h>
 
 #include "support/sqlite_shim.h"
 
@@ -195,6 +197,89 @@ KIT_FN void delete (struct desk *d)
 	error_clear(&err);
 }
 
+KIT_FN void reserve(struct desk *d)
+{
+	kata_reservation_config c = KATA_RESERVATION_CONFIG_INIT;
+	kata_error *err = NULL;
+
+	c.sandbox_id = "sb";
+	c.kind = KATA_RESERVE_NIC;
+	c.id = "n1";
+	c.mac = "02:00:00:00:00:01";
+	fixture_assert_ok(kata_persistence_reserve(d->p, &c, &err), err);
+	c.kind = KATA_RESERVE_STORAGE;
+	c.id = "d1";
+	c.mac = NULL;
+	fixture_assert_ok(kata_persistence_reserve(d->p, &c, &err), err);
+	fixture_assert_fails(kata_persistence_reserve(d->p, &c, &err), KATA_E_EXISTS, err);
+	error_clear(&err);
+}
+
+KIT_FN void reserve_and_settle(struct desk *d)
+{
+	kata_reservation_config c = KATA_RESERVATION_CONFIG_INIT;
+	kata_error *err = NULL;
+
+	c.sandbox_id = "sb";
+	fixture_assert_ok(kata_persistence_reserve(d->p, &c, &err), err);
+	fixture_assert_ok(kata_persistence_settle(d->p, "sb", KATA_RESERVE_VM, "sb", KATA_RESERVATION_UNDONE, &err),
+			  err);
+}
+
+KIT_FN void put_rows(struct desk *d)
+{
+	kata_row row = KATA_ROW_INIT;
+	kata_error *err = NULL;
+
+	row.kind = KATA_ROW_NETWORK;
+	row.id = "net";
+	row.state = "up";
+	row.type = "bridge";
+	row.sandbox_id = "sb";
+	fixture_assert_ok(kata_persistence_put_row(d->p, &row, &err), err);
+	fixture_assert_ok(kata_persistence_move_row(d->p, KATA_ROW_NETWORK, "net", "up", "down", &err), err);
+}
+
+KIT_FN void read_beside(struct desk *d)
+{
+	kata_sandbox_info info = {.size = sizeof(info)};
+	kata_reservation *list = NULL;
+	kata_row *row = NULL;
+	kata_error *err = NULL;
+	char **ids = NULL;
+	size_t count;
+
+	fixture_assert_ok(kata_persistence_get_info(d->p, "sb", &info, &err), err);
+	fixture_assert_ok(kata_persistence_list_infos(d->p, NULL, &info, 1, &count, &err), err);
+	fixture_assert_ok(kata_persistence_list_reservations(d->p, NULL, &list, &count, &err), err);
+	free(list);
+	fixture_assert_ok(kata_persistence_get_row(d->p, KATA_ROW_NETWORK, "net", &row, &err), err);
+	kata_row_free(row);
+	fixture_assert_ok(kata_persistence_list_rows(d->p, KATA_ROW_NETWORK, "sb", NULL, &ids, &err), err);
+	kata_string_list_free(ids);
+}
+
+KIT_FN void remove_row(struct desk *d)
+{
+	kata_error *err = NULL;
+
+	fixture_assert_ok(kata_persistence_remove_row(d->p, KATA_ROW_NETWORK, "net", &err), err);
+}
+
+KIT_FN void look(struct desk *d)
+{
+	kata_error *err = NULL;
+
+	fixture_assert_ok(kata_sandbox_reconcile(d->k.s, d->p, KATA_RECONCILE_LOOK, NULL, NULL, &err), err);
+}
+
+KIT_FN void store_again(struct desk *d)
+{
+	kata_error *err = NULL;
+
+	fixture_assert_ok(kata_sandbox_reconcile(d->k.s, d->p, KATA_RECONCILE_STORE, NULL, NULL, &err), err);
+}
+
 /* In an order in which each finds what it needs. */
 static const struct operation {
 	const char *name;
@@ -205,11 +290,18 @@ static const struct operation {
 	{"make the schema again", make_schema, 0},
 	{"reserve ids", reserve_ids, 2},
 	{"store the first time", store, 1},
+	{"reserve", reserve, 2},
+	{"reserve and settle", reserve_and_settle, 2},
 	{"plug and store", plug_and_store, 1},
 	{"store what did not change", store, 1},
 	{"unplug and store", unplug_and_store, 1},
 	{"pause and store", pause_and_store, 1},
 	{"list and find", list_and_find, 0},
+	{"put rows", put_rows, 2},
+	{"read what is beside", read_beside, 0},
+	{"remove a row", remove_row, 1},
+	{"look", look, 0},
+	{"store whatever stands there", store_again, 1},
 	{"recover", recover, 0},
 	{"release", release, 1},
 	{"fail to obtain", fail_to_obtain, 2},

@@ -17,8 +17,14 @@ static bool starts(const char *text, const char *with)
 /* All that may run. What a statement is about is the authorizer's matter, below. */
 static bool is_ours(const char *text)
 {
-	static const char *const first[] = {"SELECT ",       "INSERT ",       "UPDATE ",     "DELETE ",
-					    "CREATE TABLE ", "CREATE INDEX ", "CREATE VIEW "};
+	static const char *const first[] = {"SELECT ",
+					    "INSERT ",
+					    "UPDATE ",
+					    "DELETE ",
+					    "CREATE TABLE ",
+					    "CREATE INDEX ",
+					    "CREATE UNIQUE INDEX ",
+					    "CREATE VIEW "};
 
 	if (strcmp(text, "SAVEPOINT kata_persistence") == 0 || strcmp(text, "RELEASE kata_persistence") == 0 ||
 	    strcmp(text, "ROLLBACK TO kata_persistence") == 0)

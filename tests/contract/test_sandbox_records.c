@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 #include <kata/persistence.h>
+#include <kata/reconcile.h>
 #include <sqlite3.h>
 
 struct book {
@@ -248,7 +249,9 @@ Test(sandbox_records, a_store_joins_the_callers_transaction_and_goes_with_it)
 	cr_assert_eq(ask(&b, "SELECT count(*) FROM mine"), 0);
 	KIT_ASSERT_STATE(&k, KATA_SANDBOX_RUNNING);
 	run_sql(&b, "BEGIN; INSERT INTO mine VALUES ('second')");
-	fixture_assert_ok(kata_persistence_store_sandbox(b.p, k.s, &err), err);
+	fixture_assert_fails(kata_persistence_store_sandbox(b.p, k.s, &err), KATA_E_DIVERGED, err);
+	error_clear(&err);
+	fixture_assert_ok(kata_sandbox_reconcile(k.s, b.p, KATA_RECONCILE_STORE, NULL, NULL, &err), err);
 	run_sql(&b, "COMMIT");
 	cr_assert_eq(ask(&b, "SELECT count(*) FROM kata_sandboxes"), 1);
 	cr_assert_eq(ask(&b, "SELECT count(*) FROM kata_containers"), 2);

@@ -23,6 +23,9 @@ struct record_wish {
 	const char *const *containers; /* ids, NULL-terminated; NULL: none. Each has one process. */
 	unsigned disks, nics;
 	const char *hostname; /* NULL: "guest" */
+	uint64_t generation;
+	int64_t base;                   /* generation that must stand there */
+	const char *undone_storages[4]; /* whose plug was undone; ends with NULL */
 };
 
 struct persistence_world {
@@ -30,7 +33,8 @@ struct persistence_world {
 	const struct persistence_kind *kind;
 	const kata_persistence_ops *ops;
 	void *self;
-	void *priv; /* the kind's */
+	kata_persistence *p; /* around ops and self; freeing it leaves them */
+	void *priv;          /* the kind's */
 };
 
 struct persistence_kind {
@@ -62,7 +66,37 @@ struct persistence_kind {
 	X(a_container_of_two_sandboxes_is_ambiguous)                                                                   \
 	X(many_sandboxes_do_not_disturb_one_another)
 
+/* The same for what an implementation may leave out: reservations, rows, infos. */
+#define PERSISTENCE_CONTRACT_MORE_CASES(X)                                                                             \
+	X(a_store_on_another_generation_is_diverged_and_leaves_the_record)                                             \
+	X(a_store_on_whatever_stands_there_replaces_it)                                                                \
+	X(a_store_of_what_is_no_more_there_is_diverged)                                                                \
+	X(taking_over_keeps_the_generation)                                                                            \
+	X(a_reservation_needs_its_sandbox)                                                                             \
+	X(a_reservation_is_an_intent_until_its_device_is_stored)                                                       \
+	X(a_plug_that_was_undone_settles_its_reservation)                                                              \
+	X(a_device_that_went_away_gives_its_reservation_up)                                                            \
+	X(what_is_reserved_is_taken)                                                                                   \
+	X(names_in_other_networks_may_be_shared)                                                                       \
+	X(an_intent_is_settled_by_hand_once)                                                                           \
+	X(reservations_go_with_their_sandbox)                                                                          \
+	X(reservations_are_listed_in_order)                                                                            \
+	X(a_row_is_read_back_as_it_was_put)                                                                            \
+	X(rows_are_listed_by_what_they_belong_to)                                                                      \
+	X(a_row_needs_what_it_belongs_to_and_keeps_it)                                                                 \
+	X(of_several_who_move_a_row_one_does)                                                                          \
+	X(networks_go_with_their_sandbox)                                                                              \
+	X(infos_say_what_the_records_say)                                                                              \
+	X(infos_come_in_pages)
+
+/* For the cases. */
+void persistence_world_up(struct persistence_world *w, const struct persistence_kind *kind);
+void persistence_world_down(struct persistence_world *w);
+int persistence_store(struct persistence_world *w, const struct record_wish *wish);
+void persistence_assert_holds(struct persistence_world *w, const struct record_wish *wish);
+
 #define PERSISTENCE_CONTRACT_DECLARE(name) void persistence_contract_##name(const struct persistence_kind *kind);
 PERSISTENCE_CONTRACT_CASES(PERSISTENCE_CONTRACT_DECLARE)
+PERSISTENCE_CONTRACT_MORE_CASES(PERSISTENCE_CONTRACT_DECLARE)
 #undef PERSISTENCE_CONTRACT_DECLARE
 #endif

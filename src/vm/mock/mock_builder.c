@@ -151,9 +151,9 @@ int kata_mock_set_failure(kata_vm_builder *builder, kata_mock_operation operatio
 
 	if (!c)
 		return KATA_E_INVALID;
-	if (status >= 0 || status < KATA_E_INJECTED)
+	if (status >= 0 || status < KATA_E_DIVERGED)
 		return kata__fail(err, KATA_E_INVALID, CALLER, "status: %d is no failure, they are %d to %d", status,
-				  KATA_E_INJECTED, KATA_E_INVALID);
+				  KATA_E_DIVERGED, KATA_E_INVALID);
 	kata__mock_controls_set_failure(c, operation, status, count);
 	return 0;
 }

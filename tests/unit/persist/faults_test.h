@@ -37,21 +37,33 @@ static inline void open_world(struct caller *c, const char *vfs)
 	fixture_assert_ok(kata_persistence_create_schema(c->p, &c->err), c->err);
 }
 
-/* The record's JSON, or "" where there is none. */
+/* What is kept beside the record. */
+static inline char *content_beside(struct caller *c)
+{
+	return sql_text(c->db,
+			"SELECT coalesce((SELECT group_concat(kind || device_id || state) FROM kata_reservations), '')"
+			" || coalesce((SELECT group_concat(id || state) FROM kata_networks), '') ||"
+			" coalesce((SELECT group_concat(intent_count) FROM kata_sandboxes), '')");
+}
+
+/* The record's JSON, or "" where there is none, and what is kept beside it. */
 static inline char *content(struct caller *c)
 {
+	char *beside = content_beside(c), *json, *both;
 	kata_record *r = NULL;
 	int rc = kata__persistence_load(c->p, "pod", &r, &c->err);
-	char *json;
 
 	if (rc == KATA_E_NOT_FOUND) {
 		error_clear(&c->err);
-		return strdup("");
+		return beside;
 	}
 	fixture_assert_ok(rc, c->err);
 	json = kata_record_to_json(r);
+	both = kata__format("%s %s", json, beside);
 	kata__record_free(r);
-	return json;
+	free(json);
+	free(beside);
+	return both;
 }
 
 /* A persistence of its own each time, so that preparing its statements can fail too. */
@@ -172,6 +184,92 @@ static inline int call_take(struct caller *c)
 
 	countdown = 0; /* giving it back is not what fails here */
 	return rc < 0 ? rc : kata__persistence_set_epoch(c->p, "pod", 2, 1, &c->err);
+}
+
+/* ---- beside the record ---- */
+
+static inline int call_reserve(struct caller *c)
+{
+	kata_reservation_config config = KATA_RESERVATION_CONFIG_INIT;
+
+	config.sandbox_id = "pod";
+	config.kind = KATA_RESERVE_STORAGE;
+	config.id = "disk9";
+	return kata_persistence_reserve(c->p, &config, &c->err);
+}
+
+static inline void with_intents(struct caller *c)
+{
+	kata_reservation_config config = KATA_RESERVATION_CONFIG_INIT;
+
+	with_nothing(c);
+	error_clear(&c->err);
+	fixture_assert_ok(kata_persistence_create_sandbox(c->p, "pod", &c->err), c->err);
+	config.sandbox_id = "pod";
+	config.cid = 5;
+	fixture_assert_ok(kata_persistence_reserve(c->p, &config, &c->err), c->err);
+	config = (kata_reservation_config)KATA_RESERVATION_CONFIG_INIT;
+	config.sandbox_id = "pod";
+	config.kind = KATA_RESERVE_NIC;
+	config.id = "nic1";
+	config.tap_name = "tap1";
+	fixture_assert_ok(kata_persistence_reserve(c->p, &config, &c->err), c->err);
+}
+
+static inline int call_settle(struct caller *c)
+{
+	return kata_persistence_settle(c->p, "pod", KATA_RESERVE_NIC, "nic1", KATA_RESERVATION_UNDONE, &c->err);
+}
+
+static inline int call_put_row(struct caller *c)
+{
+	kata_row row = KATA_ROW_INIT;
+
+	row.kind = KATA_ROW_NETWORK;
+	row.id = "net";
+	row.state = "up";
+	row.sandbox_id = "pod";
+	row.type = "bridge";
+	return kata_persistence_put_row(c->p, &row, &c->err);
+}
+
+static inline void with_row(struct caller *c)
+{
+	with_record(c);
+	fixture_assert_ok(call_put_row(c), c->err);
+}
+
+static inline int call_move_row(struct caller *c)
+{
+	return kata_persistence_move_row(c->p, KATA_ROW_NETWORK, "net", "up", "down", &c->err);
+}
+
+static inline int call_read_beside(struct caller *c)
+{
+	kata_sandbox_info info = {.size = sizeof(info)};
+	kata_reservation *list = NULL;
+	kata_row *row = NULL;
+	size_t count = 0;
+	int rc = kata_persistence_list_reservations(c->p, NULL, &list, &count, &c->err);
+
+	free(list);
+	if (rc == 0)
+		rc = kata_persistence_get_row(c->p, KATA_ROW_NETWORK, "net", &row, &c->err);
+	kata_row_free(row);
+	if (rc == 0)
+		rc = kata_persistence_get_info(c->p, "pod", &info, &c->err);
+	return rc < 0 ? rc : kata_persistence_list_infos(c->p, NULL, &info, 1, &count, &c->err);
+}
+
+static inline void fail_beside(struct caller *c)
+{
+	fail_everywhere(c, with_record, call_reserve);
+	fail_everywhere(c, with_intents, call_settle);
+	fail_everywhere(c, with_intents, call_store); /* which settles them */
+	fail_everywhere(c, with_record, call_put_row);
+	fail_everywhere(c, with_row, call_move_row);
+	fail_everywhere(c, with_row, call_delete);
+	fail_everywhere(c, with_row, call_read_beside);
 }
 
 static inline void fail_stores(struct caller *c)

@@ -69,6 +69,14 @@ static inline void fill_containers(kata_record *r, const char *const *ids)
 	}
 }
 
+static inline void fill_undone(kata_record *r, const struct record_wish *wish)
+{
+	r->undone = calloc(4, sizeof(*r->undone));
+	for (size_t i = 0; i < 4 && wish->undone_storages[i]; i++)
+		r->undone[r->undone_count++] =
+			(struct kata__record_undone){KATA_RESERVE_STORAGE, strdup(wish->undone_storages[i])};
+}
+
 static inline kata_record *sample_record(const struct record_wish *wish)
 {
 	kata_record *r = kata__record_new();
@@ -77,6 +85,9 @@ static inline kata_record *sample_record(const struct record_wish *wish)
 	r->id = strdup(wish->id);
 	r->state = strdup(wish->state ? wish->state : "running");
 	r->epoch = wish->epoch;
+	r->generation = wish->generation;
+	r->base = wish->base;
+	fill_undone(r, wish);
 	r->hostname = strdup(wish->hostname ? wish->hostname : "guest");
 	r->dns_json = strdup("[\"nameserver 10.0.2.3\",\"search example\"]");
 	r->owner_pid = 4242;

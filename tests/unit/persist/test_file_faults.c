@@ -132,6 +132,16 @@ Test(files, every_access_may_fail, .timeout = 300)
 	caller_close(&c);
 }
 
+Test(files, every_access_beside_the_records_may_fail, .timeout = 300)
+{
+	struct caller c;
+
+	fail_files(SQLITE_IOERR_WRITE);
+	open_world(&c, "faulty");
+	fail_beside(&c);
+	caller_close(&c);
+}
+
 Test(files, every_write_may_find_the_disk_full, .timeout = 300)
 {
 	struct caller c;

@@ -56,6 +56,11 @@ Test(memory, every_allocation_of_sqlite_in_a_read_may_fail, .timeout = 300)
 	fail_memory_of(fail_reads);
 }
 
+Test(memory, every_allocation_of_sqlite_in_a_reservation_or_row_may_fail, .timeout = 300)
+{
+	fail_memory_of(fail_beside);
+}
+
 Test(memory, every_allocation_while_the_schema_is_made_may_fail, .timeout = 300)
 {
 	struct caller c;
@@ -74,7 +79,7 @@ Test(memory, every_allocation_while_the_schema_is_made_may_fail, .timeout = 300)
 		countdown = 0;
 		cr_assert_eq(sqlite3_get_autocommit(c.db), 1);
 		cr_assert_eq(sql_int(c.db, "SELECT count(*) FROM side.sqlite_master WHERE type = 'table'"),
-			     rc < 0 ? 0 : 7);
+			     rc < 0 ? 0 : 11);
 		cr_assert(rc == 0 || rc == KATA_E_NO_MEMORY, "%s", error_text(c.err));
 		error_clear(&c.err);
 		kata_persistence_free(p);

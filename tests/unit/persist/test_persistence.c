@@ -1,223 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kata_persistence_new with a caller's own ops: a store in memory, which passes the suite; and implementations that
  * misbehave. */
+#include "support/own_store.h"
 #include "unit/persist/persist_test.h"
-
-/* ---- a store in memory, as a user of the library would write it: public functions only ---- */
-
-struct entry {
-	struct entry *next;
-	char id[65];
-	uint64_t epoch;
-	char *json; /* NULL: reserved */
-	char **containers;
-};
-
-struct memory {
-	struct entry *first; /* in order of ids */
-	int frees;
-};
-
-static struct entry *memory_find(struct memory *m, const char *id)
-{
-	struct entry *e = m->first;
-
-	while (e && strcmp(e->id, id) != 0)
-		e = e->next;
-	return e;
-}
-
-static struct entry *memory_add(struct memory *m, const char *id)
-{
-	struct entry **at = &m->first, *e = calloc(1, sizeof(*e));
-
-	while (*at && strcmp((*at)->id, id) < 0)
-		at = &(*at)->next;
-	snprintf(e->id, sizeof(e->id), "%s", id);
-	e->containers = calloc(1, sizeof(char *));
-	e->next = *at;
-	*at = e;
-	return e;
-}
-
-static int memory_create(void *self, const char *id, kata_error **err)
-{
-	if (memory_find(self, id))
-		return KATA_E_EXISTS;
-	memory_add(self, id);
-	return 0;
-}
-
-static int memory_store(void *self, const kata_record *record, kata_error **err)
-{
-	const char *id = kata_record_get_sandbox_id(record);
-	size_t count = kata_record_get_container_count(record);
-	struct entry *e = memory_find(self, id);
-	char *json;
-
-	if (e && e->epoch > kata_record_get_epoch(record))
-		return KATA_E_FENCED;
-	json = kata_record_to_json(record);
-	if (!json)
-		return KATA_E_NO_MEMORY;
-	if (!e)
-		e = memory_add(self, id);
-	free(e->json);
-	kata_string_list_free(e->containers);
-	e->json = json;
-	e->epoch = kata_record_get_epoch(record);
-	e->containers = calloc(count + 1, sizeof(char *));
-	for (size_t i = 0; i < count; i++)
-		e->containers[i] = strdup(kata_record_get_container_id(record, i));
-	return 0;
-}
-
-static int memory_load(void *self, const char *id, char **ret_json, uint64_t *ret_epoch, kata_error **err)
-{
-	struct entry *e = memory_find(self, id);
-
-	if (!e || !e->json)
-		return KATA_E_NOT_FOUND;
-	*ret_json = strdup(e->json);
-	*ret_epoch = e->epoch;
-	return 0;
-}
-
-static int memory_set_epoch(void *self, const char *id, uint64_t from, uint64_t to, kata_error **err)
-{
-	struct entry *e = memory_find(self, id);
-
-	if (!e)
-		return KATA_E_NOT_FOUND;
-	if (e->epoch != from)
-		return KATA_E_FENCED;
-	e->epoch = to;
-	return 0;
-}
-
-static void memory_drop(struct entry *e)
-{
-	free(e->json);
-	kata_string_list_free(e->containers);
-	free(e);
-}
-
-static int memory_remove(void *self, const char *id, kata_error **err)
-{
-	struct memory *m = self;
-
-	for (struct entry **at = &m->first; *at; at = &(*at)->next) {
-		struct entry *e = *at;
-
-		if (strcmp(e->id, id) != 0)
-			continue;
-		*at = e->next;
-		memory_drop(e);
-		return 0;
-	}
-	return KATA_E_NOT_FOUND;
-}
-
-static int by_name(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static int memory_list(void *self, char ***ret_ids, kata_error **err)
-{
-	size_t count = 0;
-	char **list = calloc(1, sizeof(char *));
-
-	for (struct entry *e = ((struct memory *)self)->first; e; e = e->next) {
-		list = realloc(list, (count + 2) * sizeof(char *));
-		list[count++] = strdup(e->id);
-		list[count] = NULL;
-	}
-	*ret_ids = list;
-	return 0;
-}
-
-static int memory_list_containers(void *self, const char *sandbox_id, char ***ret_ids, kata_error **err)
-{
-	size_t count = 0, kept = 0;
-	char **list = calloc(1, sizeof(char *));
-
-	for (struct entry *e = ((struct memory *)self)->first; e; e = e->next)
-		for (char **c = e->containers; *c && (!sandbox_id || strcmp(sandbox_id, e->id) == 0); c++) {
-			list = realloc(list, (count + 2) * sizeof(char *));
-			list[count++] = strdup(*c);
-			list[count] = NULL;
-		}
-	qsort(list, count, sizeof(char *), by_name);
-	for (size_t i = 0; i < count; i++) {
-		if (kept && strcmp(list[kept - 1], list[i]) == 0)
-			free(list[i]);
-		else
-			list[kept++] = list[i];
-	}
-	list[kept] = NULL;
-	*ret_ids = list;
-	return 0;
-}
-
-static int memory_sandbox_of(void *self, const char *container_id, char **ret_id, kata_error **err)
-{
-	const struct entry *found = NULL;
-
-	for (struct entry *e = ((struct memory *)self)->first; e; e = e->next)
-		for (char **c = e->containers; *c; c++)
-			if (strcmp(*c, container_id) == 0) {
-				if (found)
-					return KATA_E_EXISTS;
-				found = e;
-			}
-	if (!found)
-		return KATA_E_NOT_FOUND;
-	*ret_id = strdup(found->id);
-	return 0;
-}
-
-static void memory_free(void *self)
-{
-	struct memory *m = self;
-
-	while (m->first) {
-		struct entry *e = m->first;
-
-		m->first = e->next;
-		memory_drop(e);
-	}
-	m->frees++;
-}
-
-static const kata_persistence_ops memory_ops = {
-	.size = sizeof(kata_persistence_ops),
-	.name = "memory",
-	.create_sandbox = memory_create,
-	.store = memory_store,
-	.load = memory_load,
-	.set_epoch = memory_set_epoch,
-	.remove = memory_remove,
-	.list_sandboxes = memory_list,
-	.list_containers = memory_list_containers,
-	.sandbox_of_container = memory_sandbox_of,
-	.free = memory_free,
-};
 
 /* ---- the suite ---- */
 
-static struct memory suite_memory;
+static struct own_store suite_memory;
 
 static void open_memory(struct persistence_world *w)
 {
-	suite_memory = (struct memory){0};
-	w->ops = &memory_ops;
+	suite_memory = (struct own_store){0};
+	w->ops = &own_store_ops;
 	w->self = &suite_memory;
 }
 
 static void close_memory(struct persistence_world *w)
 {
-	memory_free(w->self);
+	own_store_ops.free(w->self);
 }
 
 static const struct persistence_kind memory_kind = {"memory", open_memory, close_memory, sample_record,
@@ -229,13 +29,14 @@ static const struct persistence_kind memory_kind = {"memory", open_memory, close
 		persistence_contract_##name(&memory_kind);                                                             \
 	}
 PERSISTENCE_CONTRACT_CASES(CASE)
+PERSISTENCE_CONTRACT_MORE_CASES(CASE)
 #undef CASE
 
 /* ---- the object around it ---- */
 
 struct world {
 	struct fixture f;
-	struct memory memory;
+	struct own_store memory;
 	kata_persistence_ops ops;
 	kata_persistence *p;
 	kata_error *err;
@@ -245,7 +46,7 @@ static void up(struct world *w)
 {
 	memset(w, 0, sizeof(*w));
 	fixture_init(&w->f, true, 0);
-	w->ops = memory_ops;
+	w->ops = own_store_ops;
 }
 
 static int make(struct world *w)
@@ -283,10 +84,10 @@ Test(persistence, names_the_op_that_is_missing)
 	w.ops.set_epoch = NULL;
 	fixture_assert_fails(make(&w), KATA_E_INVALID, w.err);
 	assert_message_has(w.err, "ops.set_epoch: is NULL");
-	w.ops = memory_ops;
+	w.ops = own_store_ops;
 	w.ops.size = 8;
 	fixture_assert_fails(make(&w), KATA_E_INVALID, w.err);
-	w.ops = memory_ops;
+	w.ops = own_store_ops;
 	w.ops.name = NULL;
 	fixture_assert_fails(make(&w), KATA_E_INVALID, w.err);
 	cr_assert_eq(w.memory.frees, 0, "self stays the caller's when it fails");
@@ -303,7 +104,7 @@ Test(persistence, takes_ops_of_a_newer_caller_only_where_the_rest_is_zero)
 	struct {
 		kata_persistence_ops ops;
 		void *more;
-	} newer = {memory_ops, NULL};
+	} newer = {own_store_ops, NULL};
 	struct world w;
 
 	up(&w);

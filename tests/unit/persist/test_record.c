@@ -136,10 +136,10 @@ Test(record, longer_than_could_be_read_back_is_refused)
 /* The version decides before anything else is looked at: a newer one may have other members. */
 Test(record, of_another_version_is_refused_as_such)
 {
-	assert_bad("\"version\":1,\"vm\"", "\"version\":2,\"something_new\":[],\"vm\"", KATA_E_VERSION,
-		   "record.version: is 2");
-	assert_bad("\"version\":1,\"vm\"", "\"version\":0,\"vm\"", KATA_E_VERSION, "record.version: is 0");
-	assert_bad("\"version\":1,\"vm\"", "\"version\":\"1\",\"vm\"", KATA_E_CORRUPT, "record.version");
+	assert_bad("\"version\":2,\"vm\"", "\"version\":3,\"something_new\":[],\"vm\"", KATA_E_VERSION,
+		   "record.version: is 3");
+	assert_bad("\"version\":2,\"vm\"", "\"version\":0,\"vm\"", KATA_E_VERSION, "record.version: is 0");
+	assert_bad("\"version\":2,\"vm\"", "\"version\":\"2\",\"vm\"", KATA_E_CORRUPT, "record.version");
 }
 
 Test(record, cut_anywhere_is_corrupt)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The schema: what it consists of, versions, migrations, and databases that only pretend to hold it. */
+#include "persist/schema.h"
 #include "unit/persist/persist_test.h"
 
 /* A persistence on a database whose content is `text`, without creating the schema. */
@@ -103,7 +104,7 @@ Test(schema, tables_are_strict)
 	caller_open(&c);
 	cr_assert_eq(sql_int(c.db, "SELECT count(*) FROM pragma_table_list WHERE name LIKE 'kata\\_%' ESCAPE '\\' AND "
 				   "type = 'table'"),
-		     7);
+		     11);
 	cr_assert_eq(sql_int(c.db, "SELECT min(strict) FROM pragma_table_list WHERE name LIKE 'kata\\_%' ESCAPE '\\' "
 				   "AND type = 'table'"),
 		     1);
@@ -148,27 +149,53 @@ Test(schema, views_show_what_is_stored)
 	caller_close(&c);
 }
 
-Test(schema, reservations_follow_the_nics)
+/* What a NIC holds is found by index, and in the view of all that is held. */
+Test(schema, what_nics_hold_is_found_by_index)
 {
+	static const char *const questions[] = {"SELECT sandbox_id, id FROM kata_nics WHERE tap_name = 'tap1'",
+						"SELECT sandbox_id, id FROM kata_nics WHERE mac = '02:00:00:00:00:01'"};
+	static const char *const indexes[] = {"kata_nic_taps", "kata_nic_macs"};
 	struct record_wish wish = full_wish("pod");
 	struct caller c;
 	char *v;
 
 	caller_open(&c);
 	fixture_assert_ok(caller_store(&c, &wish), c.err);
-	v = sql_text(
-		c.db,
-		"SELECT sandbox_id || '/' || device_id FROM kata_reservations WHERE kind = 'tap' AND value = 'tap1'");
-	cr_assert_str_eq(v, "pod/nic1");
+	for (int i = 0; i < 2; i++) {
+		char *explain = kata__format("EXPLAIN QUERY PLAN %s", questions[i]);
+		sqlite3_stmt *st = NULL;
+
+		cr_assert_eq(sqlite3_prepare_v2(c.db, explain, -1, &st, NULL), SQLITE_OK);
+		cr_assert_eq(sqlite3_step(st), SQLITE_ROW);
+		cr_assert_not_null(strstr((const char *)sqlite3_column_text(st, 3), indexes[i]));
+		sqlite3_finalize(st);
+		free(explain);
+	}
+	v = sql_text(c.db,
+		     "SELECT sandbox_id || '/' || device_id || ' ' || \"by\" FROM kata_v_held WHERE kind = 'tap' AND "
+		     "value = 'tap1'");
+	cr_assert_str_eq(v, "pod/nic1 nic");
 	free(v);
-	sql(c.db, "UPDATE kata_nics SET tap_name = 'before' WHERE id = 'nic1'"); /* as if the NIC had had another tap */
-	sql(c.db, "UPDATE kata_reservations SET value = 'before' WHERE kind = 'tap'");
-	fixture_assert_ok(caller_store(&c, &wish), c.err);
-	cr_assert_eq(sql_int(c.db, "SELECT count(*) FROM kata_reservations WHERE value = 'before'"), 0);
-	cr_assert_eq(sql_int(c.db, "SELECT count(*) FROM kata_reservations WHERE value = 'tap1'"), 1);
-	wish.nics = 1;
-	fixture_assert_ok(caller_store(&c, &wish), c.err);
-	cr_assert_eq(sql_int(c.db, "SELECT count(*) FROM kata_reservations"), 1);
+	cr_assert_eq(sql_int(c.db, "SELECT count(*) FROM kata_v_held"), 3);
+	caller_close(&c);
+}
+
+Test(schema, every_view_can_be_read)
+{
+	struct caller c;
+
+	caller_open(&c);
+	sql(c.db, "PRAGMA trusted_schema = OFF");
+	for (size_t i = 0; i < kata__schema_object_count; i++) {
+		const struct kata__schema_object *o = &kata__schema_objects[i];
+		char *q;
+
+		if (strcmp(o->type, "view") != 0 || o->until)
+			continue;
+		q = kata__format("SELECT count(*) FROM %s", o->name);
+		cr_assert_eq(sql_int(c.db, q), 0);
+		free(q);
+	}
 	caller_close(&c);
 }
 
@@ -177,8 +204,8 @@ Test(schema, reservations_follow_the_nics)
 Test(schema, a_newer_version_is_refused_untouched)
 {
 	assert_refused(VERSION_TABLE
-		       "INSERT INTO kata_schema VALUES (1, 2); CREATE TABLE kata_sandboxes (something_new)",
-		       KATA_E_VERSION, "is of version 2");
+		       "INSERT INTO kata_schema VALUES (1, 3); CREATE TABLE kata_sandboxes (something_new)",
+		       KATA_E_VERSION, "is of version 3");
 }
 
 Test(schema, a_version_of_nonsense_is_corrupt)
@@ -205,12 +232,12 @@ static int break_off(struct kata__sqlite *s, kata_error **err)
 
 Test(migration, runs_what_is_newer_in_order_and_notes_the_version)
 {
-	static const struct kata__migration list[] = {{1, break_off}, {2, add_column}, {3, add_table}};
+	static const struct kata__migration list[] = {{2, break_off}, {3, add_column}, {4, add_table}};
 	struct caller c;
 
 	caller_open(&c);
-	fixture_assert_ok(kata__schema_migrate(c.p->self, 1, list, 3, &c.err), c.err);
-	cr_assert_eq(sql_int(c.db, "SELECT version FROM kata_schema"), 3);
+	fixture_assert_ok(kata__schema_migrate(c.p->self, 2, list, 3, &c.err), c.err);
+	cr_assert_eq(sql_int(c.db, "SELECT version FROM kata_schema"), 4);
 	cr_assert_eq(sql_int(c.db, "SELECT count(*) FROM pragma_table_info('kata_nics') WHERE name = 'speed'"), 1);
 	cr_assert_eq(sql_int(c.db, "SELECT count(*) FROM kata_more"), 0);
 	fixture_assert_fails(kata_persistence_create_sandbox(c.p, "pod", &c.err), KATA_E_VERSION, c.err);
@@ -219,17 +246,17 @@ Test(migration, runs_what_is_newer_in_order_and_notes_the_version)
 
 Test(migration, that_fails_stops_with_its_error)
 {
-	static const struct kata__migration list[] = {{2, add_column}, {3, break_off}, {4, add_table}};
+	static const struct kata__migration list[] = {{3, add_column}, {4, break_off}, {5, add_table}};
 	struct kata__sqlite *s;
 	struct caller c;
 
 	caller_open(&c);
 	s = c.p->self;
 	fixture_assert_ok(kata__sqlite_savepoint(s, &c.err), c.err);
-	fixture_assert_fails(kata__schema_migrate(s, 1, list, 3, &c.err), KATA_E_DATABASE, c.err);
+	fixture_assert_fails(kata__schema_migrate(s, 2, list, 3, &c.err), KATA_E_DATABASE, c.err);
 	assert_message_has(c.err, "kata_nowhere");
 	kata__sqlite_rollback(s, &c.err);
-	cr_assert_eq(sql_int(c.db, "SELECT version FROM kata_schema"), 1);
+	cr_assert_eq(sql_int(c.db, "SELECT version FROM kata_schema"), 2);
 	cr_assert_eq(sql_int(c.db, "SELECT count(*) FROM pragma_table_info('kata_nics') WHERE name = 'speed'"), 0);
 	caller_close(&c);
 }

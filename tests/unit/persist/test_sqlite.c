@@ -90,6 +90,7 @@ static const struct persistence_kind odd_kind = {"sqlite attached in a transacti
 		persistence_contract_##name(&file_kind);                                                               \
 	}
 PERSISTENCE_CONTRACT_CASES(CASE)
+PERSISTENCE_CONTRACT_MORE_CASES(CASE)
 #undef CASE
 #define CASE(name)                                                                                                     \
 	Test(persistence_attached, name)                                                                               \
@@ -97,6 +98,7 @@ PERSISTENCE_CONTRACT_CASES(CASE)
 		persistence_contract_##name(&attached_kind);                                                           \
 	}
 PERSISTENCE_CONTRACT_CASES(CASE)
+PERSISTENCE_CONTRACT_MORE_CASES(CASE)
 #undef CASE
 #define CASE(name)                                                                                                     \
 	Test(persistence_odd_schema, name)                                                                             \
@@ -104,6 +106,7 @@ PERSISTENCE_CONTRACT_CASES(CASE)
 		persistence_contract_##name(&odd_kind);                                                                \
 	}
 PERSISTENCE_CONTRACT_CASES(CASE)
+PERSISTENCE_CONTRACT_MORE_CASES(CASE)
 #undef CASE
 
 /* ---- a file of ours ---- */
