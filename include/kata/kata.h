@@ -18,6 +18,7 @@
 #include <kata/sandbox.h>
 #include <kata/snapshot.h>
 #include <kata/storage.h>
+#include <kata/template.h>
 #include <kata/vm.h>
 #include <kata/vm_builder.h>
 #endif

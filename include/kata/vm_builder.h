@@ -101,6 +101,7 @@ typedef struct kata_capabilities {
 	uint32_t device_slots_max; /* virtio-blk disks + NICs */
 	uint32_t scsi_luns_max;
 	uint64_t memory_max_mib;
+	const char *vmm_path; /* the VMM's binary; borrowed from the builder; NULL: there is none */
 } kata_capabilities;
 
 /* Blocking as the build. */

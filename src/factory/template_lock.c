@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
@@ -85,7 +86,7 @@ static int check_content(const struct kata__template_lock *l, kata_error **err)
 	}
 	rewinddir(dir);
 	while ((e = readdir(dir))) {
-		if (strcmp(e->d_name, KATA__TEMPLATE_LOCK_NAME) == 0 || strcmp(e->d_name, KATA__TEMPLATE_NAME) == 0)
+		if (strcmp(e->d_name, KATA__TEMPLATE_LOCK_NAME) == 0 || strcmp(e->d_name, KATA__TEMPLATE_BASE) == 0)
 			ours = true;
 		else if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
 			other = true;
@@ -155,7 +156,11 @@ int kata__template_lock_open(struct kata__template_lock *l, kata_error **err)
 
 void kata__template_lock_unmake(struct kata__template_lock *l)
 {
-	if (!l->made_dir || faccessat(l->dir_fd, KATA__TEMPLATE_NAME, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+	struct stat st;
+
+	if (!l->made_dir || l->fd < 0 || flock(l->fd, LOCK_EX | LOCK_NB) < 0 || fstat(l->fd, &st) < 0 || !st.st_nlink)
+		return;
+	if (faccessat(l->dir_fd, KATA__TEMPLATE_BASE, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
 		return;
 	unlinkat(l->dir_fd, KATA__TEMPLATE_LOCK_NAME, 0);
 	rmdir(l->path);

@@ -19,7 +19,7 @@
 #include "op/op.h"
 
 #define KATA__TEMPLATE_LOCK_NAME "lock"
-#define KATA__TEMPLATE_NAME "template.json"
+#define KATA__TEMPLATE_BASE "base" /* the directory of its snapshot, in it */
 
 struct kata__template_lock {
 	const char *path; /* of the directory; borrowed */
@@ -42,7 +42,8 @@ int kata__template_lock_open(struct kata__template_lock *l, kata_error **err);
 /* [leader] The run and the cancel of a step: DONE once the lock is ours. */
 int kata__template_lock_acquire(struct kata__template_lock *l, kata_op *op, kata_error **err);
 void kata__template_lock_cancel(struct kata__template_lock *l);
-/* [worker] With the lock: the directory goes, if this operation has made it and nothing is in it. */
+/* [worker] The undo of open: the directory goes, if this operation has made it, nobody else has the lock, and there is
+ * no template in it. */
 void kata__template_lock_unmake(struct kata__template_lock *l);
 /* [leader] Lets go, in whichever state it is. */
 void kata__template_lock_release(struct kata__template_lock *l);

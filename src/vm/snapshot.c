@@ -31,6 +31,7 @@ struct kata_snapshot {
 	char *path;
 	char digest[KATA__DIGEST_MAX];
 	struct kata__manifest *manifest;
+	int state_fd, memory_fd; /* pinned; -1 */
 };
 
 const char *kata_snapshot_memory_get_name(kata_snapshot_memory memory)
@@ -138,17 +139,68 @@ static int open_part(int dir_fd, const struct kata__manifest_part *part, int fla
 	return rc;
 }
 
+static int pinned_fd(const kata_snapshot *s, const char *name)
+{
+	if (strcmp(name, KATA__MANIFEST_STATE) == 0)
+		return s->state_fd;
+	return strcmp(name, KATA__MANIFEST_MEMORY) == 0 ? s->memory_fd : -1;
+}
+
+/* Opened anew, so that it has a position of its own. */
+static int open_pinned(int pinned, const struct kata__manifest_part *part, int flags, bool verify, int *ret_fd,
+		       kata_error **err)
+{
+	KATA_AUTO_FD int fd = -1;
+	char path[32];
+	struct stat st;
+	int rc;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", pinned);
+	fd = open(path, flags | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return kata__fail_errno(err, errno, "snapshot: cannot open its part '%s'", part->name);
+	rc = check_part(fd, &st, part, verify, err);
+	if (rc == 0)
+		*ret_fd = kata__take_fd(&fd);
+	return rc;
+}
+
 int kata__snapshot_open_part(const kata_snapshot *s, const char *name, int flags, bool verify, int *ret_fd,
 			     kata_error **err)
 {
 	const struct kata__manifest_part *part = kata__manifest_find_part(s->manifest, name);
+	int pinned = pinned_fd(s, name);
 	KATA_AUTO_FD int dir_fd = -1;
 	int rc;
 
 	if (!part)
 		return kata__fail(err, KATA_E_NOT_FOUND, CALLER, "snapshot %s has no part '%s'", s->path, name);
+	if (pinned >= 0)
+		return open_pinned(pinned, part, flags, verify, ret_fd, err);
 	rc = open_dir(s->path, &dir_fd, err);
 	return rc < 0 ? rc : open_part(dir_fd, part, flags, verify, ret_fd, err);
+}
+
+int kata__snapshot_pin(kata_snapshot *s, kata_error **err)
+{
+	bool has_memory = kata__manifest_find_part(s->manifest, KATA__MANIFEST_MEMORY) != NULL;
+	int state = -1, memory = -1;
+	int rc = kata__snapshot_open_part(s, KATA__MANIFEST_STATE, O_RDONLY, false, &state, err);
+
+	if (rc == 0 && has_memory)
+		rc = kata__snapshot_open_part(s, KATA__MANIFEST_MEMORY, O_RDONLY, false, &memory, err);
+	if (rc < 0) {
+		kata__close_fd(&state);
+		return rc;
+	}
+	s->state_fd = state;
+	s->memory_fd = memory;
+	return 0;
+}
+
+struct kata__manifest *kata__snapshot_manifest_of_new(kata_snapshot *s)
+{
+	return s->manifest;
 }
 
 char *kata__snapshot_part_path(const kata_snapshot *s, const char *name)
@@ -265,6 +317,8 @@ int kata_snapshot_open(kata_context *context, const char *path, uint64_t flags, 
 		return kata__fail_no_memory(err);
 	s->magic = SNAPSHOT_MAGIC;
 	s->ctx = context;
+	s->state_fd = -1;
+	s->memory_fd = -1;
 	atomic_init(&s->refs, 1);
 	s->path = kata__strdup(path);
 	rc = kata__context_enter(context, KATA__OBJECT_SNAPSHOT, err);
@@ -296,6 +350,8 @@ void kata_snapshot_free(kata_snapshot *snapshot)
 	if (!snapshot || atomic_fetch_sub_explicit(&snapshot->refs, 1, memory_order_acq_rel) != 1)
 		return;
 	ctx = snapshot->ctx;
+	kata__close_fd(&snapshot->state_fd);
+	kata__close_fd(&snapshot->memory_fd);
 	kata__manifest_free(snapshot->manifest);
 	free(snapshot->path);
 	snapshot->magic = 0;

@@ -14,6 +14,11 @@ const struct kata__manifest *kata__snapshot_manifest(const kata_snapshot *s);
  */
 int kata__snapshot_open_part(const kata_snapshot *s, const char *name, int flags, bool verify, int *ret_fd,
 			     kata_error **err);
+/* Before others see it: what may be changed in it, by who knows better than the file. */
+struct kata__manifest *kata__snapshot_manifest_of_new(kata_snapshot *s);
+/* Likewise: keeps state and memory open, so that they can be restored also when the directory has gone or is another
+ * one's. Blocking. */
+int kata__snapshot_pin(kata_snapshot *s, kata_error **err);
 /* The path of a part, malloc'ed; NULL when out of memory. */
 char *kata__snapshot_part_path(const kata_snapshot *s, const char *name);
 /* A part of a room above ("x-..."): its text, checked, the caller's. NOT_FOUND: there is none. Blocking. */

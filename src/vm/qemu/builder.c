@@ -355,6 +355,7 @@ static void describe(const struct builder *b, kata_capabilities *c)
 	c->device_slots_max = PORTS_MAX;
 	c->scsi_luns_max = KATA__VM_LUNS_MAX;
 	c->memory_max_mib = memory_max_mib();
+	c->vmm_path = b->settings.binary;
 }
 
 static int get_capabilities(void *self, kata_capabilities *ret, kata_error **err)

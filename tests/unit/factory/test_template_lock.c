@@ -69,7 +69,7 @@ static void cancel_lock(kata_op *op)
 	kata__template_lock_cancel(&holder_of(op)->lock);
 }
 
-static int undo_lock(kata_op *op, kata_error **e)
+static int undo_open(kata_op *op, kata_error **e)
 {
 	kata__template_lock_unmake(&holder_of(op)->lock);
 	return KATA__STEP_DONE;
@@ -100,8 +100,8 @@ static void keep_data(void *data)
 }
 
 static const struct kata__step steps[] = {
-	{.name = "open", .run = step_open, .flags = KATA__STEP_BLOCKING},
-	{.name = "lock", .run = step_lock, .undo = undo_lock, .cancel = cancel_lock},
+	{.name = "open", .run = step_open, .undo = undo_open, .flags = KATA__STEP_BLOCKING},
+	{.name = "lock", .run = step_lock, .cancel = cancel_lock},
 	{.name = "hold", .run = step_hold},
 };
 static const struct kata__op_table table = {

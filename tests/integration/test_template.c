@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Templates and their clones on the real QEMU. */
+#include "integration/vm_test.h"
+
+TestSuite(template, .timeout = 300);
+
+struct world {
+	struct machine m;
+	kata_vm_builder *builder;
+	kata_agent_builder *agents;
+	kata_vm_config config;
+	char *path;
+	kata_error *err;
+};
+
+static void open_world(struct world *w, uint64_t flags)
+{
+	kata_template_options o = KATA_TEMPLATE_OPTIONS_INIT;
+
+	memset(w, 0, sizeof(*w));
+	machine_init(&w->m, 0);
+	w->path = fixture_path(&w->m.f, "template");
+	w->config = machine_config(&w->m);
+	o.path = w->path;
+	o.flags = KATA_TEMPLATE_SHARE_MEMORY | flags;
+	fixture_assert_ok(kata_agent_builder_new_direct(w->m.f.context, &w->agents, &w->err), w->err);
+	fixture_assert_ok(kata_vm_builder_new_template(w->m.f.context, w->m.builder, NULL, &o, &w->builder, &w->err),
+			  w->err);
+}
+
+static void close_world(struct world *w)
+{
+	kata_vm_builder_free(w->builder);
+	kata_agent_builder_free(w->agents);
+	free(w->path);
+	machine_deinit(&w->m);
+}
+
+static kata_vm *clone(struct world *w, const char *id)
+{
+	kata_vm_config c = w->config;
+	kata_vm *vm = NULL;
+
+	c.id = id;
+	fixture_assert_ok(kata_vm_builder_build(w->builder, &c, NULL, NULL, &vm, &w->err), w->err);
+	cr_assert_eq(kata_vm_get_state(vm), KATA_VM_CREATED);
+	cr_assert_eq(kata_vm_get_origin(vm), KATA_VM_CLONED);
+	return vm;
+}
+
+static void print_timeline(const char *what, kata_op *op)
+{
+	kata_timeline_entry e = {.size = sizeof(e)};
+
+	if (!getenv("KATA_TEST_TIMES"))
+		return;
+	fprintf(stderr, "%s:", what);
+	for (size_t i = 0; i < kata_op_get_timeline_length(op); i++)
+		if (kata_op_get_timeline_entry(op, i, &e, NULL) == 0)
+			fprintf(stderr, " %s %.2f", e.step, (double)(e.end_ns - e.start_ns) / 1e6);
+	fprintf(stderr, "; all %.2f ms\n", (double)(kata_op_get_end_ns(op) - kata_op_get_start_ns(op)) / 1e6);
+}
+
+static void start(struct world *w, kata_vm *vm)
+{
+	kata_op *op = NULL;
+
+	fixture_assert_ok(kata_vm_start_begin(vm, NULL, &op, &w->err), w->err);
+	fixture_assert_ok(kata_op_wait(op, &w->err), w->err);
+	print_timeline("start", op);
+	kata_op_unref(op);
+	cr_assert_eq(kata_vm_get_state(vm), KATA_VM_RUNNING);
+}
+
+static void check_agent(struct world *w, kata_vm *vm)
+{
+	kata_agent *agent = NULL;
+
+	fixture_assert_ok(kata_agent_builder_build(w->agents, vm, NULL, NULL, &agent, &w->err), w->err);
+	fixture_assert_ok(kata_agent_check(agent, NULL, &w->err), w->err);
+	kata_agent_unref(agent);
+}
+
+static void end(struct world *w, kata_vm *vm)
+{
+	fixture_assert_ok(kata_vm_destroy(vm, NULL, &w->err), w->err);
+	kata_vm_unref(vm);
+}
+
+Test(template, the_first_build_makes_it_and_clones_start_and_answer)
+{
+	kata_template_status s = {.size = sizeof(s)};
+	struct world w;
+	kata_op *op = NULL;
+	kata_vm *vm;
+
+	open_world(&w, 0);
+	fixture_assert_ok(kata_template_make_begin(w.builder, &w.config, NULL, &op, &w.err), w.err);
+	fixture_assert_ok(kata_op_wait(op, &w.err), w.err);
+	print_timeline("make", op);
+	kata_op_unref(op);
+	for (int i = 0; i < 5; i++) {
+		vm = clone(&w, NULL);
+		start(&w, vm);
+		check_agent(&w, vm);
+		end(&w, vm);
+	}
+	fixture_assert_ok(kata_template_get_status(w.builder, &s, &w.err), w.err);
+	cr_assert(s.exists && s.is_valid, "%s", s.problem);
+	cr_assert_eq(s.clones, 5u);
+	cr_assert_eq(s.made, 1u);
+	fixture_assert_ok(kata_template_remove(w.builder, NULL, &w.err), w.err);
+	cr_assert_lt(access(w.path, F_OK), 0);
+	close_world(&w);
+}
