@@ -124,6 +124,8 @@ int kata__vm_device_claim_file(kata_vm *vm, const kata_storage *storage, dev_t d
 /* [any thread] Slot of the device, committed or not; -1 when it is not in the table. */
 int kata__vm_device_slot(kata_vm *vm, const void *storage_or_nic, bool *ret_committed);
 void kata__vm_device_commit(kata_vm *vm, const void *storage_or_nic);
+/* [any thread] The file is gone: another may have its inode. */
+void kata__vm_device_unclaim_file(kata_vm *vm, const kata_storage *storage);
 /* [any thread] The file is the one that was plugged, or nobody knows which that was. */
 bool kata__vm_device_has_file(kata_vm *vm, const kata_storage *storage, const struct stat *st);
 /* Out of the table, slot free, device NEW. */

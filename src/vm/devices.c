@@ -236,6 +236,17 @@ int kata__vm_device_claim_file(kata_vm *vm, const kata_storage *storage, dev_t d
 	return rc;
 }
 
+void kata__vm_device_unclaim_file(kata_vm *vm, const kata_storage *storage)
+{
+	struct kata__vm_device *d;
+
+	kata__vm_lock(vm);
+	d = find_object(vm, storage);
+	if (d)
+		d->has_file = false;
+	kata__vm_unlock(vm);
+}
+
 bool kata__vm_device_has_file(kata_vm *vm, const kata_storage *storage, const struct stat *st)
 {
 	bool block = S_ISBLK(st->st_mode), has;

@@ -177,6 +177,7 @@ void kata__vm_finish_device(kata_op *op, int status, kata_error **error)
 	/* What the driver has not passed on: the op itself may be kept for its timeline. */
 	kata__image_close(&d->image);
 	kata__close_fd(&d->tap_fd);
+	kata__save_close(d->save);
 	if (status < 0 && error && is_worth_explaining(status))
 		kata__vm_explain(vm, *error);
 	publish(vm, op, d, status);

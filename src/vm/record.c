@@ -72,6 +72,12 @@ static int refresh_locked(kata_vm *vm, kata_error **err)
 	json_t *o;
 	char *text;
 
+	if (s->frozen)
+		return kata__fail(
+			err, KATA_E_STATE, CALLER,
+			"vm '%s' was saved with its memory shared: it can only be destroyed, so there is no record "
+			"to go on with",
+			vm->id);
 	if (s->text && s->text_generation == s->generation)
 		return 0;
 	if (!s->driver_part)

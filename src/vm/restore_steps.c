@@ -153,14 +153,16 @@ static int make_disk(kata_op *op, struct kata__restore_disk *d, kata_error **err
 	return rc < 0 ? rc : kata__vm_device_claim_file(vm, d->storage, d->image.dev, d->image.ino, err);
 }
 
-static int unmake_disks(struct kata__restore *r, kata_error **err)
+static int unmake_disks(kata_vm *vm, kata_error **err)
 {
+	struct kata__restore *r = vm->restore;
 	int rc = 0;
 
 	for (size_t i = 0; i < r->disk_count; i++) {
 		struct kata__restore_disk *d = &r->disks[i];
 
 		kata__image_close(&d->image);
+		kata__vm_device_unclaim_file(vm, d->storage);
 		if (d->made && unlink(kata_storage_get_path(d->storage)) < 0 && errno != ENOENT && rc == 0)
 			rc = kata__fail_errno(err, errno, "cannot remove %s", kata_storage_get_path(d->storage));
 		d->made = false;
@@ -176,13 +178,13 @@ int kata__restore_step_make_disks(kata_op *op, kata_error **err)
 	for (size_t i = 0; i < r->disk_count && rc == 0; i++)
 		rc = make_disk(op, &r->disks[i], err);
 	if (rc < 0)
-		unmake_disks(r, NULL);
+		unmake_disks(kata__vm_op_data(op)->vm, NULL);
 	return rc;
 }
 
 int kata__restore_step_unmake_disks(kata_op *op, kata_error **err)
 {
-	return unmake_disks(restore_of(op), err);
+	return unmake_disks(kata__vm_op_data(op)->vm, err);
 }
 
 /* ---- taps ---- */

@@ -27,14 +27,21 @@
 
 /* ---- the request ---- */
 
+void kata__save_close(struct kata__save *s)
+{
+	if (!s)
+		return;
+	kata__close_fd(&s->dir_fd);
+	kata__close_fd(&s->state_fd);
+}
+
 void kata__save_free(struct kata__save *s)
 {
 	if (!s)
 		return;
 	kata__manifest_free(s->manifest);
 	kata__strv_free(s->choice_ids);
-	kata__close_fd(&s->dir_fd);
-	kata__close_fd(&s->state_fd);
+	kata__save_close(s);
 	free(s->choices);
 	free(s->extra_name);
 	free(s->extra);

@@ -28,7 +28,8 @@ struct kata__save {
 	bool was_running;
 };
 
-void kata__save_free(struct kata__save *s); /* NULL is fine */
+void kata__save_free(struct kata__save *s);  /* NULL is fine */
+void kata__save_close(struct kata__save *s); /* its fds; likewise */
 
 /* As kata_vm_snapshot_begin, with one more part: `extra_name` "x-...", NULL: none. */
 int kata__vm_snapshot_begin(kata_vm *vm, const char *path, const kata_snapshot_options *options, const char *extra_name,

@@ -55,6 +55,18 @@ void world_rebuild(struct vm_world *w, const char *json);
 void world_plug_disk(struct vm_world *w, const char *id, kata_storage_driver driver);
 void world_plug_nic(struct vm_world *w, const char *id, const char *mac);
 
+/* An operation under test. begin starts it on w->vm; `back` undoes a success, so that the next round begins alike. */
+struct world_operation {
+	int (*begin)(struct vm_world *w, kata_op **ret_op, kata_error **err);
+	void (*back)(struct vm_world *w);
+	void (*check_failed)(struct vm_world *w); /* the objects after a failure */
+	const char *asks,
+		*answered; /* of an unplug: the steps that ask the guest, and that have its answer; NULL: none */
+};
+/* Each step of it fails once before and once after it did its work; the host must be as before, and the same call then
+ * succeeds. */
+void world_fail_each_step(struct vm_world *w, const struct world_operation *o, bool check_census);
+
 #define VM_CONTRACT_CASES(X)                                                                                           \
 	X(a_new_vm_is_created_and_has_an_identity)                                                                     \
 	X(an_id_that_is_in_use_is_refused)                                                                             \
@@ -103,7 +115,20 @@ void world_plug_nic(struct vm_world *w, const char *id, const char *mac);
 	X(a_failed_resume_leaves_the_machine_paused)                                                                   \
 	X(a_failed_release_leaves_the_machine_ours)                                                                    \
 	X(a_failed_rebuild_can_be_tried_again)                                                                         \
-	X(a_failed_destroy_can_be_called_again)
+	X(a_failed_destroy_can_be_called_again)                                                                        \
+	X(a_saved_machine_runs_on_and_is_restored_with_its_devices)                                                    \
+	X(a_machine_saved_while_paused_stays_paused)                                                                   \
+	X(a_restore_can_end_paused)                                                                                    \
+	X(a_machine_is_restored_side_by_side)                                                                          \
+	X(devices_added_before_a_restore_are_plugged_behind_the_load)                                                  \
+	X(what_came_with_a_snapshot_is_removed_only_after_the_start)                                                   \
+	X(saving_refuses_while_an_operation_is_at_work)                                                                \
+	X(a_save_that_is_cancelled_leaves_the_machine_running)                                                         \
+	X(a_failed_save_leaves_the_machine_running)                                                                    \
+	X(a_failed_save_of_a_paused_machine_leaves_it_paused)                                                          \
+	X(a_failed_save_of_shared_memory_leaves_the_machine_running)                                                   \
+	X(a_machine_saved_with_shared_memory_can_only_be_destroyed)                                                    \
+	X(a_failed_restore_leaves_the_host_as_before)
 
 #define VM_CONTRACT_DECLARE(name) void vm_contract_##name(const struct vm_kind *kind);
 VM_CONTRACT_CASES(VM_CONTRACT_DECLARE)

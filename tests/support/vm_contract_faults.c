@@ -16,15 +16,6 @@
 
 #define STEPS_MAX 32
 
-/* An operation under test. begin starts it on w->vm; `back` undoes a success, so that the next round begins alike. */
-struct operation {
-	int (*begin)(struct vm_world *w, kata_op **ret_op, kata_error **err);
-	void (*back)(struct vm_world *w);
-	void (*check_failed)(struct vm_world *w); /* the objects after a failure */
-	const char *asks,
-		*answered; /* of an unplug: the steps that ask the guest, and that have its answer; NULL: none */
-};
-
 /* What a device may be after its unplug failed. */
 static bool may_be_plugged, may_be_diverged;
 
@@ -54,7 +45,7 @@ static void read_steps(const kata_op *op, struct steps *ret)
 	cr_assert_gt(ret->count, 0u);
 }
 
-static void run_well(struct vm_world *w, const struct operation *o, struct steps *ret_steps, const char *when)
+static void run_well(struct vm_world *w, const struct world_operation *o, struct steps *ret_steps, const char *when)
 {
 	kata_op *op = NULL;
 	int rc = o->begin(w, &op, &w->err);
@@ -86,7 +77,7 @@ static size_t index_of(const struct steps *s, const char *name)
 
 /* Once the guest was asked it may let go, and when it has, the device is not plugged any more. A kind without such
  * steps puts the device back. */
-static void expect_state(const struct operation *o, const struct steps *s, size_t index, const char *where)
+static void expect_state(const struct world_operation *o, const struct steps *s, size_t index, const char *where)
 {
 	size_t asked = index_of(s, o->asks), answered = index_of(s, o->answered);
 	bool after = strcmp(where, "after") == 0;
@@ -95,7 +86,7 @@ static void expect_state(const struct operation *o, const struct steps *s, size_
 	may_be_plugged = index < answered || (index == answered && !after);
 }
 
-static void fail_at(struct vm_world *w, const struct operation *o, const char *operation, const char *step,
+static void fail_at(struct vm_world *w, const struct world_operation *o, const char *operation, const char *step,
 		    const char *where, bool check_census)
 {
 	char point[160], path[140];
@@ -122,7 +113,7 @@ static void fail_at(struct vm_world *w, const struct operation *o, const char *o
 		o->back(w);
 }
 
-static void fail_each_step(struct vm_world *w, const struct operation *o, bool check_census)
+void world_fail_each_step(struct vm_world *w, const struct world_operation *o, bool check_census)
 {
 	struct steps steps;
 
@@ -162,12 +153,12 @@ static void is_created(struct vm_world *w)
 
 void vm_contract_a_failed_start_leaves_the_host_as_before(const struct vm_kind *kind)
 {
-	static const struct operation start = {begin_start, rebuild_machine, is_created, NULL, NULL};
+	static const struct world_operation start = {begin_start, rebuild_machine, is_created, NULL, NULL};
 	struct vm_world w;
 
 	world_open(&w, kind, 2);
 	rebuild_machine(&w);
-	fail_each_step(&w, &start, true);
+	world_fail_each_step(&w, &start, true);
 	world_close(&w);
 }
 
@@ -203,24 +194,24 @@ static void is_paused(struct vm_world *w)
 
 void vm_contract_a_failed_pause_leaves_the_machine_running(const struct vm_kind *kind)
 {
-	static const struct operation pause = {begin_pause, resume_it, is_running, NULL, NULL};
+	static const struct world_operation pause = {begin_pause, resume_it, is_running, NULL, NULL};
 	struct vm_world w;
 
 	world_open(&w, kind, 0);
 	world_start(&w);
-	fail_each_step(&w, &pause, true);
+	world_fail_each_step(&w, &pause, true);
 	world_close(&w);
 }
 
 void vm_contract_a_failed_resume_leaves_the_machine_paused(const struct vm_kind *kind)
 {
-	static const struct operation resume = {begin_resume, pause_it, is_paused, NULL, NULL};
+	static const struct world_operation resume = {begin_resume, pause_it, is_paused, NULL, NULL};
 	struct vm_world w;
 
 	world_open(&w, kind, 0);
 	world_start(&w);
 	pause_it(&w);
-	fail_each_step(&w, &resume, true);
+	world_fail_each_step(&w, &resume, true);
 	world_close(&w);
 }
 
@@ -275,9 +266,9 @@ static void disk_is_still_there(struct vm_world *w)
 	assert_free_slots(w, 1);
 }
 
-static const struct operation plug_disk_operation = {begin_plug_disk, unplug_disk, disk_is_new, NULL, NULL};
-static const struct operation unplug_disk_operation = {begin_unplug_disk, plug_disk, disk_is_still_there, "device_del",
-						       "await-deleted"};
+static const struct world_operation plug_disk_operation = {begin_plug_disk, unplug_disk, disk_is_new, NULL, NULL};
+static const struct world_operation unplug_disk_operation = {begin_unplug_disk, plug_disk, disk_is_still_there,
+							     "device_del", "await-deleted"};
 
 static void open_with_disk(struct vm_world *w, const struct vm_kind *kind, kata_storage_driver driver)
 {
@@ -298,7 +289,7 @@ void vm_contract_a_failed_plug_of_a_disk_leaves_the_host_as_before(const struct 
 
 	open_with_disk(&w, kind, KATA_STORAGE_VIRTIO_BLK);
 	world_start(&w);
-	fail_each_step(&w, &plug_disk_operation, true);
+	world_fail_each_step(&w, &plug_disk_operation, true);
 	close_with_disk(&w);
 }
 
@@ -308,8 +299,8 @@ void vm_contract_a_failed_plug_of_a_scsi_disk_leaves_the_host_as_before(const st
 
 	open_with_disk(&w, kind, KATA_STORAGE_VIRTIO_SCSI);
 	world_start(&w);
-	fail_each_step(&w, &plug_disk_operation, true);
-	fail_each_step(&w, &plug_disk_operation, true);
+	world_fail_each_step(&w, &plug_disk_operation, true);
+	world_fail_each_step(&w, &plug_disk_operation, true);
 	close_with_disk(&w);
 }
 
@@ -318,9 +309,9 @@ void vm_contract_a_failed_cold_plug_leaves_the_host_as_before(const struct vm_ki
 	struct vm_world w;
 
 	open_with_disk(&w, kind, KATA_STORAGE_VIRTIO_BLK);
-	fail_each_step(&w, &plug_disk_operation, true);
+	world_fail_each_step(&w, &plug_disk_operation, true);
 	plug_disk(&w);
-	fail_each_step(&w, &unplug_disk_operation, true);
+	world_fail_each_step(&w, &unplug_disk_operation, true);
 	close_with_disk(&w);
 }
 
@@ -331,7 +322,7 @@ void vm_contract_a_failed_unplug_of_a_disk_leaves_it_there_or_diverged(const str
 	open_with_disk(&w, kind, KATA_STORAGE_VIRTIO_BLK);
 	world_start(&w);
 	plug_disk(&w);
-	fail_each_step(&w, &unplug_disk_operation, true);
+	world_fail_each_step(&w, &unplug_disk_operation, true);
 	close_with_disk(&w);
 }
 
@@ -369,9 +360,9 @@ static void nic_is_still_there(struct vm_world *w)
 	assert_free_slots(w, 1);
 }
 
-static const struct operation plug_nic_operation = {begin_plug_nic, unplug_nic, nic_is_new, NULL, NULL};
-static const struct operation unplug_nic_operation = {begin_unplug_nic, plug_nic, nic_is_still_there, "device_del",
-						      "await-deleted"};
+static const struct world_operation plug_nic_operation = {begin_plug_nic, unplug_nic, nic_is_new, NULL, NULL};
+static const struct world_operation unplug_nic_operation = {begin_unplug_nic, plug_nic, nic_is_still_there,
+							    "device_del", "await-deleted"};
 
 void vm_contract_a_failed_plug_of_a_nic_leaves_the_host_as_before(const struct vm_kind *kind)
 {
@@ -380,7 +371,7 @@ void vm_contract_a_failed_plug_of_a_nic_leaves_the_host_as_before(const struct v
 	world_open(&w, kind, 2);
 	nic = world_nic("nic", NULL);
 	world_start(&w);
-	fail_each_step(&w, &plug_nic_operation, true);
+	world_fail_each_step(&w, &plug_nic_operation, true);
 	kata_nic_unref(nic);
 	world_close(&w);
 }
@@ -399,13 +390,13 @@ void vm_contract_a_failed_plug_or_unplug_of_a_tap_leaves_no_link(const struct vm
 	config.type = KATA_NIC_TAP;
 	world_open(&w, kind, 2);
 	fixture_assert_ok(kata_nic_new(&config, &nic, &w.err), w.err);
-	fail_each_step(&w, &plug_nic_operation, true);
+	world_fail_each_step(&w, &plug_nic_operation, true);
 	world_start(&w);
-	fail_each_step(&w, &plug_nic_operation, true);
+	world_fail_each_step(&w, &plug_nic_operation, true);
 	plug_nic(&w);
 	/* An unplug that fails after the guest has let go may have taken the tap away already; asked again it ends
 	 * well. */
-	fail_each_step(&w, &unplug_nic_operation, false);
+	world_fail_each_step(&w, &unplug_nic_operation, false);
 	kata_nic_unref(nic);
 	world_close(&w);
 }
@@ -418,7 +409,7 @@ void vm_contract_a_failed_unplug_of_a_nic_leaves_it_there_or_diverged(const stru
 	nic = world_nic("nic", NULL);
 	world_start(&w);
 	plug_nic(&w);
-	fail_each_step(&w, &unplug_nic_operation, true);
+	world_fail_each_step(&w, &unplug_nic_operation, true);
 	kata_nic_unref(nic);
 	world_close(&w);
 }
@@ -451,13 +442,13 @@ static void is_ours_still(struct vm_world *w)
 
 void vm_contract_a_failed_release_leaves_the_machine_ours(const struct vm_kind *kind)
 {
-	static const struct operation release = {begin_release, take_back, is_ours_still, NULL, NULL};
+	static const struct world_operation release = {begin_release, take_back, is_ours_still, NULL, NULL};
 	struct vm_world w;
 
 	world_open(&w, kind, 2);
 	world_start(&w);
 	world_plug_disk(&w, "a", KATA_STORAGE_VIRTIO_BLK);
-	fail_each_step(&w, &release, true);
+	world_fail_each_step(&w, &release, true);
 	world_close(&w);
 }
 
@@ -487,14 +478,14 @@ static void handle_is_released(struct vm_world *w)
 
 void vm_contract_a_failed_rebuild_can_be_tried_again(const struct vm_kind *kind)
 {
-	static const struct operation rebuild = {begin_rebuild, release_again, handle_is_released, NULL, NULL};
+	static const struct world_operation rebuild = {begin_rebuild, release_again, handle_is_released, NULL, NULL};
 	struct vm_world w;
 
 	world_open(&w, kind, 2);
 	world_start(&w);
 	world_plug_disk(&w, "a", KATA_STORAGE_VIRTIO_BLK);
 	release_again(&w);
-	fail_each_step(&w, &rebuild, true);
+	world_fail_each_step(&w, &rebuild, true);
 	world_rebuild(&w, record);
 	free(record);
 	record = NULL;
@@ -518,13 +509,13 @@ static void start_another(struct vm_world *w)
 
 void vm_contract_a_failed_destroy_can_be_called_again(const struct vm_kind *kind)
 {
-	static const struct operation destroy = {begin_destroy, start_another, NULL, NULL, NULL};
+	static const struct world_operation destroy = {begin_destroy, start_another, NULL, NULL, NULL};
 	struct vm_world w;
 
 	world_open(&w, kind, 2);
 	world_start(&w);
 	world_plug_disk(&w, "a", KATA_STORAGE_VIRTIO_BLK);
-	fail_each_step(&w, &destroy, false);
+	world_fail_each_step(&w, &destroy, false);
 	world_close(&w);
 }
 

@@ -40,6 +40,13 @@ static int step_query_version(kata_op *op, kata_error **err)
 	return kata__qemu_plain_command(op, "query-version", check_version, err);
 }
 
+/* Nothing is to be taken back; but a monitor that has fallen silent is found out, and connected to anew, before the
+ * next call. */
+static int undo_query(kata_op *op, kata_error **err)
+{
+	return kata__qemu_plain_command(op, "query-status", kata__qemu_check_absent, err);
+}
+
 /* "pc-q35-7.2-machine": the type behind an alias. */
 static int check_machine(kata_op *op, const json_t *value, kata_error **err)
 {
@@ -162,7 +169,10 @@ static int step_getfd(kata_op *op, kata_error **err)
 	return kata__qemu_pass_state(op, kata__save_of(op)->state_fd, err);
 }
 
-/* Only its undo does something: it comes after that of migrate, which asks for the end. */
+/*
+ * Taking it back, whatever came of the command "migrate" (its reply may be lost): it is asked to stop, asked how it
+ * stands, and its end is awaited; these are the undos of the three steps before, so that each has its own wait.
+ */
 static int step_expect(kata_op *op, kata_error **err)
 {
 	return KATA__STEP_DONE;
@@ -180,7 +190,7 @@ static int undo_migrate(kata_op *op, kata_error **err)
 
 static const struct kata__step steps[] = {
 	{.name = "check", .run = step_check},
-	{.name = "query-version", .run = step_query_version},
+	{.name = "query-version", .run = step_query_version, .undo = undo_query, .flags = KATA__STEP_UNCERTAIN},
 	{.name = "query-machine", .run = step_query_machine},
 	{.name = "query-blockers", .run = step_query_blockers},
 	{.name = "digest-files", .run = kata__save_step_digest_files, .flags = KATA__STEP_BLOCKING},
@@ -196,11 +206,11 @@ static const struct kata__step steps[] = {
 	{.name = "wake", .run = step_wake, .undo = undo_wake, .flags = KATA__STEP_UNCERTAIN},
 	{.name = "stop", .run = step_stop, .undo = undo_stop, .flags = KATA__STEP_UNCERTAIN | KATA__STEP_JOURNAL},
 	{.name = "set-capabilities", .run = step_set_capabilities},
-	{.name = "set-parameters", .run = step_set_parameters},
-	{.name = "getfd", .run = step_getfd, .undo = kata__qemu_undo_pass_state, .flags = KATA__STEP_UNCERTAIN},
 	{.name = "expect", .run = step_expect, .undo = kata__qemu_await_migration},
 	{.name = "arm", .run = kata__qemu_arm_migration, .undo = kata__qemu_ask_migration},
-	{.name = "migrate", .run = step_migrate, .undo = undo_migrate, .flags = KATA__STEP_UNCERTAIN},
+	{.name = "set-parameters", .run = step_set_parameters, .undo = undo_migrate},
+	{.name = "getfd", .run = step_getfd, .undo = kata__qemu_undo_pass_state, .flags = KATA__STEP_UNCERTAIN},
+	{.name = "migrate", .run = step_migrate},
 	{.name = "await-migration", .run = kata__qemu_await_migration, .cancel = kata__qemu_cancel_await_migration},
 	{.name = "query-migrate", .run = kata__qemu_check_migration},
 	{.name = "copy-disks", .run = kata__save_step_copy_disks, .flags = KATA__STEP_BLOCKING},

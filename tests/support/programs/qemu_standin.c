@@ -250,6 +250,8 @@ static void take_first_round(struct standin *s, struct command_line *c, const ch
 		snprintf(s->model.name, sizeof(s->model.name), "%s", value);
 	else if (strcmp(option, "-add-fd") == 0)
 		take_fd(s, value);
+	else if (strcmp(option, "-incoming") == 0)
+		s->model.incoming = strcmp(value, "defer") == 0;
 	else if (strcmp(option, "-kernel") == 0 || strcmp(option, "-initrd") == 0)
 		take_file(option, value);
 }
@@ -269,10 +271,10 @@ static void take_second_round(struct standin *s, const struct command_line *c, c
 static void read_options(struct standin *s, struct command_line *c, char **argv, int round)
 {
 	static const char *const flags[] = {"-nodefaults", "-no-user-config", "-no-reboot", "-S", NULL};
-	static const char *const valued[] = {"-chardev",  "-mon",    "-serial",  "-uuid",    "-name",
-					     "-add-fd",   "-kernel", "-initrd",  "-append",  "-device",
-					     "-blockdev", "-netdev", "-object",  "-machine", "-cpu",
-					     "-smp",      "-m",      "-display", "-sandbox", NULL};
+	static const char *const valued[] = {"-chardev", "-mon",      "-serial", "-uuid",   "-name",     "-add-fd",
+					     "-kernel",  "-initrd",   "-append", "-device", "-blockdev", "-netdev",
+					     "-object",  "-machine",  "-cpu",    "-smp",    "-m",        "-display",
+					     "-sandbox", "-incoming", NULL};
 
 	for (size_t i = 1; argv[i]; i++) {
 		if (is_among(argv[i], flags))

@@ -94,6 +94,16 @@ bool model_getfd(struct model *m, const json_t *args, int take_fd, struct refusa
 	return true;
 }
 
+int model_take_fd(struct model *m, const char *name)
+{
+	struct named_fd *f = find_named(m, name);
+	int fd = f ? f->fd : -1;
+
+	if (f)
+		drop_fd(m, f, false);
+	return fd;
+}
+
 bool model_closefd(struct model *m, const json_t *args, struct refusal *why)
 {
 	struct named_fd *f = find_named(m, text_of(args, "fdname"));

@@ -49,6 +49,8 @@ struct model {
 	struct device *devices;
 	char uuid[37], name[80];
 	bool running, started, hot; /* hot: past the command line */
+	bool incoming;              /* waits for a state */
+	bool postmigrate;           /* stands still since its state was written */
 };
 
 /* What QEMU would answer. Empty class: no error. */
@@ -59,6 +61,7 @@ struct refusal {
 
 /* Each returns false with *why set. `take_fd` -1: none came with the command. */
 bool model_getfd(struct model *m, const json_t *args, int take_fd, struct refusal *why);
+int model_take_fd(struct model *m, const char *name); /* of getfd; the caller's; -1: there is none */
 bool model_closefd(struct model *m, const json_t *args, struct refusal *why);
 bool model_add_fd(struct model *m, int64_t set, int take_fd, struct refusal *why);
 bool model_remove_fd(struct model *m, const json_t *args, struct refusal *why);

@@ -110,7 +110,11 @@ static json_t *query_version(struct standin *s, const json_t *args, struct refus
 
 static json_t *query_status(struct standin *s, const json_t *args, struct refusal *why)
 {
-	const char *status = s->model.running ? "running" : s->model.started ? "paused" : "prelaunch";
+	const char *status = s->model.running       ? "running"
+			     : s->model.incoming    ? "inmigrate"
+			     : s->model.postmigrate ? "postmigrate"
+			     : s->model.started     ? "paused"
+						    : "prelaunch";
 
 	return json_pack("{s:s, s:b, s:b}", "status", status, "running", s->model.running, "singlestep", 0);
 }
@@ -169,6 +173,18 @@ static json_t *qom_list(struct standin *s, const json_t *args, struct refusal *w
 		json_array_append_new(list, json_pack("{s:s, s:s}", "name", d->id, "type", type));
 	}
 	return list;
+}
+
+static json_t *qom_get(struct standin *s, const json_t *args, struct refusal *why)
+{
+	const char *path = json_string_value(json_object_get(args, "path"));
+	const char *property = json_string_value(json_object_get(args, "property"));
+
+	if (path && property && strcmp(path, "/machine") == 0 && strcmp(property, "type") == 0)
+		return json_string("pc-q35-7.2-machine");
+	snprintf(why->class, sizeof(why->class), "DeviceNotFound");
+	snprintf(why->text, sizeof(why->text), "Device '%.100s' not found", path ? path : "");
+	return NULL;
 }
 
 static json_t *query_nodes(struct standin *s, const json_t *args, struct refusal *why)
@@ -245,10 +261,12 @@ static json_t *device_add(struct standin *s, const json_t *args, struct refusal 
 	return json_object();
 }
 
-/* The guest lets go at once where it runs, else when it runs again. */
+/* What comes of a command besides its reply. The guest lets go at once where it runs, else when it runs again. */
 static void let_go(struct standin *s)
 {
 	struct device *next;
+
+	migration_run(s);
 
 	for (struct device *d = s->model.devices; d; d = next) {
 		char path[128];
@@ -283,6 +301,8 @@ static json_t *cont(struct standin *s, const json_t *args, struct refusal *why)
 {
 	if (s->model.running)
 		return json_object();
+	if (!migration_may_continue(s, why))
+		return NULL;
 	s->model.running = true;
 	if (!s->model.started)
 		console_print(s, "Booting the stand-in\r\nstand-in: guest is up\r\n");
@@ -316,6 +336,7 @@ static const struct {
 	{"query-machines", query_machines},
 	{"qom-list-types", qom_list_types},
 	{"qom-list", qom_list},
+	{"qom-get", qom_get},
 	{"query-named-block-nodes", query_nodes},
 	{"query-fdsets", query_fdsets},
 	{"getfd", getfd},
@@ -333,6 +354,12 @@ static const struct {
 	{"quit", quit},
 	{"set_link", accept_anything},
 	{"system_powerdown", accept_anything},
+	{"migrate-set-capabilities", migration_set_capabilities},
+	{"migrate-set-parameters", accept_anything},
+	{"migrate", migration_begin},
+	{"migrate-incoming", migration_incoming},
+	{"migrate_cancel", migration_cancel},
+	{"query-migrate", migration_query},
 };
 
 static json_t *execute(struct standin *s, const char *name, const json_t *args, struct refusal *why)

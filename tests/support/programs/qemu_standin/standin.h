@@ -18,8 +18,20 @@ struct endpoint {
 struct monitor;
 struct port;
 
+/* What has been asked for of the machine's state (migration.c). */
+struct migration {
+	int fd;
+	bool events, ignore_shared; /* capabilities */
+	bool pending;               /* asked for; it happens once the reply is out */
+	bool cancelled;
+	bool unfinished;    /* for a moment after its end the machine may not run on */
+	const char *status; /* of the last one; NULL: there was none */
+	char why[256];
+};
+
 struct standin {
 	struct model model;
+	struct migration migration;
 	struct rule *rules;
 	struct monitor *monitor;
 	struct port *port;
@@ -46,6 +58,15 @@ void monitor_serve(struct standin *s, short revents);
 uint64_t monitor_deadline(const struct standin *s); /* ns, KATA__NEVER */
 void monitor_event(struct standin *s, const char *name, json_t *take_data);
 bool monitor_is_idle(const struct standin *s); /* nothing left to send */
+
+/* The state. */
+json_t *migration_set_capabilities(struct standin *s, const json_t *args, struct refusal *why);
+json_t *migration_begin(struct standin *s, const json_t *args, struct refusal *why);
+json_t *migration_incoming(struct standin *s, const json_t *args, struct refusal *why);
+json_t *migration_cancel(struct standin *s, const json_t *args, struct refusal *why);
+json_t *migration_query(struct standin *s, const json_t *args, struct refusal *why);
+void migration_run(struct standin *s);
+bool migration_may_continue(struct standin *s, struct refusal *why); /* cont: false with *why */
 
 /* The agent's port. */
 void port_new(struct standin *s, int fd, bool listening);
