@@ -74,8 +74,10 @@ static void finish_rebuild(kata_vm *vm, const struct kata__vm_op *d, int status)
 		if (ended)
 			kata__vm_move_locked(vm, KATA_VM_ENDED);
 	}
-	if (status == 0)
+	if (status == 0) {
 		s->epoch = d->epoch ? d->epoch : s->epoch + 1;
+		s->frozen = d->frozen;
+	}
 	kata__vm_unlock(vm);
 	if (status < 0)
 		kata__vm_unregister(vm);

@@ -17,6 +17,7 @@
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "vm/notes.h"
 
 #define DRAIN_MS 1000u
 #define MAKE_DIR_TRIES 8
@@ -210,6 +211,20 @@ int kata__vm_step_take_back(kata_op *op, kata_error **err)
 
 /* ---- rebuild ---- */
 
+/* What the owner before had half made elsewhere. That it cannot be removed must not keep the machine from its new
+ * owner.
+ */
+static void sweep(const kata_vm *vm)
+{
+	kata_error *cause = NULL;
+
+	if (kata__sweep_notes(vm->dir, &cause) == 0)
+		return;
+	kata__log(vm->ctx, KATA_LOG_WARNING, "vm", "vm %s: what a dead process left cannot be removed: %s", vm->id,
+		  kata_error_get_message(cause));
+	kata_error_free(cause);
+}
+
 int kata__vm_step_take_over(kata_op *op, kata_error **err)
 {
 	struct kata__vm_op *d = kata__vm_op_data(op);
@@ -223,9 +238,13 @@ int kata__vm_step_take_over(kata_op *op, kata_error **err)
 	if (!d->owner_before)
 		return kata__fail_no_memory(err);
 	rc = kata__owner_take(vm->dir, vm->uuid, epoch_of(vm), kata__context_self(vm->ctx), d->owner_before, &now, err);
-	if (rc == 0)
-		set_owns_dir(vm, true);
-	return rc;
+	if (rc < 0)
+		return rc;
+	set_owns_dir(vm, true);
+	d->was_saving = kata__is_saving(vm->dir, &d->was_running);
+	d->frozen = kata__is_frozen(vm->dir);
+	sweep(vm);
+	return 0;
 }
 
 int kata__vm_step_give_back(kata_op *op, kata_error **err)

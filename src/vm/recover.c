@@ -17,6 +17,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "vm/core.h"
+#include "vm/notes.h"
 
 #define GRACE_MS 1000u
 #define PID_FILE_MAX 128u
@@ -328,6 +329,8 @@ int kata__leftover_remove(struct kata__leftover *l, uint64_t deadline_ns, kata_e
 {
 	int rc = await_end(l, deadline_ns, err);
 
+	if (rc == 0)
+		rc = kata__sweep_notes(l->dir, err);
 	if (rc == 0)
 		rc = kata__remove_tree(l->dir, err);
 	if (rc == 0)

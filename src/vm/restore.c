@@ -323,6 +323,7 @@ static int add_disk(kata_vm *vm, size_t index, const kata_restore_options *o, ka
 					 .image = {.fd = -1, .backing_fd = -1}};
 	r->disk_count = index + 1;
 	choice = find_storage(o, kata_storage_get_id(d->saved->storage));
+	d->external = choice && choice->path;
 	rc = choose_mode(d->saved, choice && choice->disk ? choice->disk : o->disk, &d->mode, err);
 	if (rc == 0)
 		rc = check_source(d->saved, err);

@@ -20,6 +20,7 @@ struct kata__restore_disk {
 	size_t index;
 	kata_restore_disk mode; /* AUTO: the saved file itself, read-only */
 	kata_storage *storage;  /* in the VM's table */
+	bool external;          /* its file is made at a place of the caller's */
 	bool made;              /* its file is there, and ours to remove */
 	struct kata__image image;
 };
@@ -68,6 +69,7 @@ int kata__restore_step_make_disks(kata_op *op, kata_error **err); /* after make-
 int kata__restore_step_unmake_disks(kata_op *op, kata_error **err);
 int kata__restore_step_open_taps(kata_op *op, kata_error **err); /* undo: close_taps */
 int kata__restore_step_close_taps(kata_op *op, kata_error **err);
+int kata__restore_step_forget(kata_op *op, kata_error **err); /* the last of all: what was made is the caller's now */
 
 void kata__vm_preparation_free(struct kata__vm_preparation *p); /* NULL is fine */
 #endif

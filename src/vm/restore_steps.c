@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "storage/qcow2.h"
 #include "vm/core.h"
+#include "vm/notes.h"
 #include "vm/restore.h"
 
 #define SMALL_STATE_BYTES (UINT64_C(16) << 20) /* up to here the digest is always computed */
@@ -54,21 +55,62 @@ int kata__restore_step_close_state(kata_op *op, kata_error **err)
 
 /* ---- disks ---- */
 
+static int fail_make(const struct kata__restore_disk *d, int os_errno, kata_error **err)
+{
+	const char *id = kata_storage_get_id(d->storage), *path = kata_storage_get_path(d->storage);
+
+	if (os_errno == EEXIST)
+		return kata__fail(err, KATA_E_EXISTS, CALLER,
+				  "storage '%s': %s is there already: the restore makes the file", id, path);
+	return kata__fail_errno(err, os_errno, "storage '%s': cannot make %s", id, path);
+}
+
+/* At a place of the caller's: it is noted before it has a name, so that a crash at any instant leaves nothing that
+ * nobody knows of. */
+static int make_external(const kata_vm *vm, const struct kata__restore_disk *d, int *ret_fd, kata_error **err)
+{
+	const char *path = kata_storage_get_path(d->storage), *slash = strrchr(path, '/');
+	KATA_AUTO(free) char *dir = kata__format("%.*s/", (int)(slash - path), path);
+	KATA_AUTO_FD int fd = dir ? open(dir, O_RDWR | O_TMPFILE | O_CLOEXEC, 0600) : -1;
+	bool named = false; /* a file system without O_TMPFILE */
+	char name[48];
+	struct stat st;
+	int rc;
+
+	if (!dir)
+		return kata__fail_no_memory(err);
+	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
+		fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+		named = true;
+	}
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return fail_make(d, errno, err);
+	rc = kata__note_restored(vm->dir, path, &st, err);
+	if (rc < 0 && named)
+		unlink(path);
+	if (rc < 0)
+		return rc;
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+	if (!named && linkat(AT_FDCWD, name, AT_FDCWD, path, AT_SYMLINK_FOLLOW) < 0)
+		return fail_make(d, errno, err);
+	*ret_fd = kata__take_fd(&fd);
+	return 0;
+}
+
 /* The file to be made; ours from here on. */
-static int make_file(struct kata__restore_disk *d, int *ret_fd, kata_error **err)
+static int make_file(const kata_vm *vm, struct kata__restore_disk *d, int *ret_fd, kata_error **err)
 {
 	const char *path = kata_storage_get_path(d->storage);
+	int rc = 0;
 
-	*ret_fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (*ret_fd < 0 && errno == EEXIST)
-		return kata__fail(err, KATA_E_EXISTS, CALLER,
-				  "storage '%s': %s is there already: the restore makes the file",
-				  kata_storage_get_id(d->storage), path);
-	if (*ret_fd < 0)
-		return kata__fail_errno(err, errno, "storage '%s': cannot make %s", kata_storage_get_id(d->storage),
-					path);
-	d->made = true;
-	return 0;
+	if (d->external) {
+		rc = make_external(vm, d, ret_fd, err);
+	} else {
+		*ret_fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+		rc = *ret_fd < 0 ? fail_make(d, errno, err) : 0;
+	}
+	d->made = rc == 0;
+	return rc;
 }
 
 static int go_on(const void *user, kata_error **err)
@@ -106,7 +148,7 @@ static int make_copy(kata_op *op, struct kata__restore_disk *d, int from, const 
 {
 	off_t size = S_ISBLK(st->st_mode) ? lseek(from, 0, SEEK_END) : st->st_size;
 	KATA_AUTO_FD int to = -1;
-	int rc = make_file(d, &to, err);
+	int rc = make_file(kata__vm_op_data(op)->vm, d, &to, err);
 
 	if (rc == 0 && size < 0)
 		rc = kata__fail_errno(err, errno, "storage '%s': its size", kata_storage_get_id(d->storage));
@@ -114,10 +156,10 @@ static int make_copy(kata_op *op, struct kata__restore_disk *d, int from, const 
 		      : kata__copy_sparse(from, to, (uint64_t)size, kata_storage_get_path(d->storage), go_on, op, err);
 }
 
-static int make_overlay(struct kata__restore_disk *d, kata_error **err)
+static int make_overlay(const kata_vm *vm, struct kata__restore_disk *d, kata_error **err)
 {
 	KATA_AUTO_FD int fd = -1;
-	int rc = make_file(d, &fd, err);
+	int rc = make_file(vm, d, &fd, err);
 
 	if (rc < 0)
 		return rc;
@@ -145,7 +187,7 @@ static int make_disk(kata_op *op, struct kata__restore_disk *d, kata_error **err
 	if (rc == 0 && d->mode == KATA_RESTORE_DISK_COPY)
 		rc = make_copy(op, d, from, &st, err);
 	else if (rc == 0 && d->mode == KATA_RESTORE_DISK_OVERLAY)
-		rc = make_overlay(d, err);
+		rc = make_overlay(vm, d, err);
 	if (rc == 0)
 		rc = kata__image_open(d->storage, &d->image, err);
 	if (rc == 0)
@@ -167,7 +209,7 @@ static int unmake_disks(kata_vm *vm, kata_error **err)
 			rc = kata__fail_errno(err, errno, "cannot remove %s", kata_storage_get_path(d->storage));
 		d->made = false;
 	}
-	return rc;
+	return rc < 0 ? rc : kata__forget_restored(vm->dir, err);
 }
 
 int kata__restore_step_make_disks(kata_op *op, kata_error **err)
@@ -185,6 +227,11 @@ int kata__restore_step_make_disks(kata_op *op, kata_error **err)
 int kata__restore_step_unmake_disks(kata_op *op, kata_error **err)
 {
 	return unmake_disks(kata__vm_op_data(op)->vm, err);
+}
+
+int kata__restore_step_forget(kata_op *op, kata_error **err)
+{
+	return kata__forget_restored(kata__vm_op_data(op)->vm->dir, err);
 }
 
 /* ---- taps ---- */

@@ -18,6 +18,7 @@
 #include "net/nic.h"
 #include "storage/storage.h"
 #include "vm/core.h"
+#include "vm/notes.h"
 #include "vm/snapshot.h"
 
 #define PATH_BYTES_MAX 3800u /* leaves room for names in it */
@@ -117,12 +118,10 @@ static bool copy_choices(struct kata__save *s, const kata_snapshot_options *o)
 static bool copy_names(struct kata__save *s, const char *path, const char *extra_name, const char *extra)
 {
 	const char *slash = strrchr(path, '/');
-	char uuid[37];
 
-	kata__uuid_generate(uuid);
 	s->path = kata__strdup(path);
 	s->parent = slash == path ? kata__strdup("/") : kata__format("%.*s", (int)(slash - path), path);
-	s->dir = s->parent ? kata__format("%s/.kata-save-%s", slash == path ? "" : s->parent, uuid) : NULL;
+	s->dir = s->parent ? kata__note_saving_name(s->parent) : NULL;
 	if (extra_name) {
 		s->extra_name = kata__strdup(extra_name);
 		s->extra = kata__strdup(extra);

@@ -8,8 +8,8 @@
  *     | driver: cont | digest-parts, write-manifest, publish, forget
  *
  * The directory is made beside its name, as "<parent>/.kata-save-<uuid>", and renamed when it is whole. Before it is
- * made its name is noted in the VM's directory (file "saving"), so that whoever finds that after a crash can remove
- * what was half made.
+ * made its name is noted in the VM's directory (vm/notes.h), so that whoever finds that after a crash can remove what
+ * was half made.
  */
 #include "vm/manifest.h"
 #include "vm/vm.h"
@@ -58,7 +58,4 @@ int kata__save_step_publish(kata_op *op, kata_error **err);        /* BLOCKING; 
 int kata__save_step_unpublish(kata_op *op, kata_error **err);
 int kata__save_step_forget(kata_op *op, kata_error **err); /* BLOCKING; the last; undo: unforget */
 int kata__save_step_unforget(kata_op *op, kata_error **err);
-
-/* Removes what a save that never ended has left, as noted in the VM's directory. 0 when nothing is noted. Blocking. */
-int kata__save_sweep(const char *vm_dir, kata_error **err);
 #endif

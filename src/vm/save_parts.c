@@ -17,68 +17,20 @@
 #include "base/text.h"
 #include "storage/storage.h"
 #include "vm/core.h"
-
-#define NOTE_BYTES_MAX 4096u
-#define NOTE_PREFIX ".kata-save-"
+#include "vm/notes.h"
 
 /* ---- the note ---- */
 
-static char *note_path(const char *vm_dir)
-{
-	return kata__format("%s/saving", vm_dir);
-}
-
 int kata__save_step_note(kata_op *op, kata_error **err)
 {
-	const kata_vm *vm = kata__vm_op_data(op)->vm;
 	const struct kata__save *s = kata__save_of(op);
-	KATA_AUTO(free) char *path = NULL;
 
-	if (!vm->dir)
-		return KATA__STEP_DONE;
-	path = note_path(vm->dir);
-	return path ? kata__write_file_atomic(path, s->dir, strlen(s->dir), err) : kata__fail_no_memory(err);
-}
-
-static int remove_note(const char *vm_dir, kata_error **err)
-{
-	KATA_AUTO(free) char *path = note_path(vm_dir);
-
-	if (!path)
-		return kata__fail_no_memory(err);
-	return unlink(path) == 0 || errno == ENOENT ? 0 : kata__fail_errno(err, errno, "cannot remove %s", path);
+	return kata__note_saving(kata__vm_op_data(op)->vm->dir, s->dir, s->was_running, err);
 }
 
 int kata__save_step_unnote(kata_op *op, kata_error **err)
 {
-	const kata_vm *vm = kata__vm_op_data(op)->vm;
-
-	return vm->dir ? remove_note(vm->dir, err) : KATA__STEP_DONE;
-}
-
-/* The name is one that copy_names() makes: nothing else is ever removed. */
-static bool is_ours(const char *path)
-{
-	const char *name = strrchr(path, '/');
-
-	return path[0] == '/' && strncmp(name + 1, NOTE_PREFIX, strlen(NOTE_PREFIX)) == 0 &&
-	       kata__uuid_is_valid(name + 1 + strlen(NOTE_PREFIX));
-}
-
-int kata__save_sweep(const char *vm_dir, kata_error **err)
-{
-	KATA_AUTO(free) char *path = note_path(vm_dir);
-	KATA_AUTO(free) char *noted = NULL;
-	int rc;
-
-	if (!path)
-		return kata__fail_no_memory(err);
-	if (faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
-		return 0;
-	rc = kata__read_file(path, NOTE_BYTES_MAX, &noted, NULL, err);
-	if (rc == 0 && is_ours(noted))
-		rc = kata__remove_tree(noted, err);
-	return rc < 0 ? rc : remove_note(vm_dir, err);
+	return kata__forget_saving(kata__vm_op_data(op)->vm->dir, err);
 }
 
 /* ---- the directory ---- */
@@ -367,22 +319,25 @@ static int move(const char *from, const char *to, kata_error **err)
 
 int kata__save_step_publish(kata_op *op, kata_error **err)
 {
+	const char *vm_dir = kata__vm_op_data(op)->vm->dir;
 	struct kata__save *s = kata__save_of(op);
-	int rc = move(s->dir, s->path, err);
+	int rc = s->memory == KATA_SNAPSHOT_SHARED ? kata__note_frozen(vm_dir, s->path, err) : 0;
 
-	if (rc < 0)
-		return rc;
-	rc = sync_parent(s, err);
-	if (rc < 0)
+	if (rc == 0)
+		rc = move(s->dir, s->path, err);
+	if (rc == 0 && (rc = sync_parent(s, err)) < 0)
 		move(s->path, s->dir, NULL);
+	if (rc < 0)
+		kata__forget_frozen(vm_dir, NULL);
 	return rc;
 }
 
 int kata__save_step_unpublish(kata_op *op, kata_error **err)
 {
 	struct kata__save *s = kata__save_of(op);
+	int rc = move(s->path, s->dir, err);
 
-	return move(s->path, s->dir, err);
+	return rc < 0 ? rc : kata__forget_frozen(kata__vm_op_data(op)->vm->dir, err);
 }
 
 /* What was there before the snapshot and is not needed any more. */

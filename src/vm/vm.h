@@ -101,6 +101,8 @@ struct kata__vm_op {
 	uint64_t epoch;                   /* rebuild: of the ownership taken */
 	bool released_removed;            /* rebuild: released.json was there */
 	struct kata__save *save;          /* snapshot: freed with the op */
+	bool was_saving, was_running;     /* rebuild: its owner died while it was being saved, before which it ran */
+	bool frozen;                      /* rebuild: its RAM is a part of a snapshot */
 };
 
 /* State. [any thread] get; set moves along the transition table and asserts it. */

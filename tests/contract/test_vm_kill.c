@@ -41,6 +41,19 @@ KILLED_DURING(resume, "resume")
 KILLED_DURING(release, "release")
 KILLED_DURING(rebuild, "rebuild")
 KILLED_DURING(destroy, "destroy")
+KILLED_DURING(save, "save")
+KILLED_DURING(save_of_shared_memory, "save-shared")
+KILLED_DURING(restore, "restore")
+
+static void kill_while_saving(const struct vm_kill *k, const char *operation)
+{
+	vm_kill_while_saving(k);
+}
+
+Test(vm_kill, whoever_takes_over_what_was_being_saved_finds_it_running, .timeout = 120)
+{
+	kill_with(NULL, kill_while_saving, "save-recorded");
+}
 
 Test(vm_kill, killed_while_qemu_is_asked_what_it_can_do, .timeout = 60)
 {

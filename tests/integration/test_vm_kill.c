@@ -7,7 +7,12 @@
 #include "support/vm_kill.h"
 #include "vm_test.h"
 
-static void kill_during(const char *operation)
+static void while_saving(const struct vm_kill *k, const char *operation)
+{
+	vm_kill_while_saving(k);
+}
+
+static void kill_with(void (*kill_it)(const struct vm_kill *k, const char *operation), const char *operation)
 {
 	struct machine image;
 	struct fixture f;
@@ -20,14 +25,14 @@ static void kill_during(const char *operation)
 	k.initrd = image.initrd;
 	k.tap = access("/dev/net/tun", R_OK | W_OK) == 0 && fixture_enter_netns();
 	fixture_init(&f, false, 0);
-	vm_kill_everywhere(&k, operation);
+	kill_it(&k, operation);
 	fixture_deinit(&f);
 }
 
 #define KILLED_DURING(name, operation)                                                                                 \
 	Test(vm_kill, killed_during_##name, .timeout = 300)                                                            \
 	{                                                                                                              \
-		kill_during(operation);                                                                                \
+		kill_with(vm_kill_everywhere, operation);                                                              \
 	}
 KILLED_DURING(start, "start")
 KILLED_DURING(plug_of_a_disk, "plug-disk")
@@ -36,3 +41,9 @@ KILLED_DURING(plug_of_a_nic, "plug-nic")
 KILLED_DURING(release, "release")
 KILLED_DURING(rebuild, "rebuild")
 KILLED_DURING(destroy, "destroy")
+KILLED_DURING(restore, "restore")
+
+Test(vm_kill, whoever_takes_over_what_was_being_saved_finds_it_running, .timeout = 300)
+{
+	kill_with(while_saving, "save-recorded");
+}

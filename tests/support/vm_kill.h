@@ -15,6 +15,8 @@ struct vm_kill {
 
 /* "probe": kills it while the stand-in that it asks for its abilities runs (its script says how it keeps silent). */
 void vm_kill_in_the_probe(const struct vm_kill *k, const char *operation);
+/* The owner of a machine is killed while he saves it: who takes it over by its record finds it running. */
+void vm_kill_while_saving(const struct vm_kill *k);
 /* `operation`: one of tests/support/programs/vm_victim.c. */
 void vm_kill_everywhere(const struct vm_kill *k, const char *operation);
 #endif

@@ -133,6 +133,25 @@ static int step_query_status(kata_op *op, kata_error **err)
 	return kata__qemu_plain_command(op, "query-status", check_status, err);
 }
 
+/* ---- rebuild: a save that its owner did not live to end */
+
+static int step_end_save(kata_op *op, kata_error **err)
+{
+	return kata__vm_op_data(op)->was_saving ? kata__qemu_plain_command(op, "migrate_cancel", NULL, err)
+						: KATA__STEP_DONE;
+}
+
+/* It was stopped for the save alone. Where its RAM is a part of a snapshot it must not run on. */
+static int step_continue(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+
+	if (!d->was_saving || !d->was_running || d->frozen)
+		return KATA__STEP_DONE;
+	d->state_before = KATA_VM_RUNNING;
+	return kata__qemu_plain_command(op, "cont", NULL, err);
+}
+
 /* ---- rebuild: the end */
 
 static int step_connect_console(kata_op *op, kata_error **err)
@@ -165,6 +184,8 @@ static const struct kata__step rebuild_steps[] = {
 	{.name = "connect-qmp", .run = kata__qemu_step_connect},
 	{.name = "query-uuid", .run = step_query_uuid},
 	{.name = "query-status", .run = step_query_status},
+	{.name = "end-save", .run = step_end_save},
+	{.name = "continue", .run = step_continue},
 	{.name = "compare-devices", .run = kata__qemu_step_compare_devices},
 	{.name = "find-strays", .run = kata__qemu_step_find_strays},
 	{.name = "sweep", .run = kata__qemu_step_sweep},

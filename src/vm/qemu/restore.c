@@ -250,6 +250,7 @@ static const struct kata__step steps[] = {
 	{.name = "commit", .run = kata__qemu_start_commit},
 	{.name = "prepare", .run = kata__vm_step_prepare},
 	{.name = "stop", .run = step_stop},
+	{.name = "forget", .run = kata__restore_step_forget, .flags = KATA__STEP_BLOCKING},
 };
 const struct kata__op_table kata__qemu_start_restored = {
 	.name = "restore",

@@ -25,6 +25,8 @@ struct victim {
 	kata_storage *disk;
 	kata_nic *nic;
 	char *record;
+	char *snapshot; /* its path */
+	char *memory;   /* shared RAM, or NULL */
 	const char *point;
 };
 
@@ -40,6 +42,16 @@ static void must(int rc, kata_error *err, const char *what)
 }
 
 #define MUST(call) must((call), err, #call)
+
+/* STATE_DIR is a directory in that of the test. */
+static char *in_state_parent(const char *state_dir, const char *name)
+{
+	char *path = NULL;
+
+	if (asprintf(&path, "%.*s/%s", (int)(strrchr(state_dir, '/') - state_dir), state_dir, name) < 0)
+		exit(1);
+	return path;
+}
 
 static void set_up(struct victim *v, char **argv)
 {
@@ -65,6 +77,13 @@ static void set_up(struct victim *v, char **argv)
 	nic.id = "nic";
 	nic.type = argv[8] ? KATA_NIC_TAP : KATA_NIC_USER;
 	v->point = argv[7];
+	v->snapshot = in_state_parent(argv[1], "saved/one");
+	if (strcmp(argv[6], "save-shared") == 0) {
+		v->memory = in_state_parent(argv[1], "ram");
+		config.memory_path = v->memory;
+		config.memory_shared = true;
+		config.memory_mib = 16;
+	}
 	MUST(kata_context_new(&context, &v->context, &err));
 	MUST(kata_vm_builder_new_qemu(v->context, &qemu, &v->builder, &err));
 	MUST(kata_vm_builder_build(v->builder, &config, NULL, NULL, &v->vm, &err));
@@ -110,6 +129,52 @@ static void released(struct victim *v)
 	v->vm = NULL;
 }
 
+/* Running, and its record is in a file, as an owner would store it. */
+static void recorded(struct victim *v)
+{
+	kata_error *err = NULL;
+	char *path = NULL;
+	FILE *out;
+
+	with_devices(v);
+	MUST(kata_vm_resume(v->vm, NULL, &err));
+	MUST(kata_vm_dump(v->vm, &v->record, &err));
+	if (asprintf(&path, "%s-record", v->snapshot) < 0 || !(out = fopen(path, "we")))
+		exit(1);
+	fputs(v->record, out);
+	fclose(out);
+	free(path);
+}
+
+/* What is restored has its disk at a place of the caller's. */
+static void saved(struct victim *v)
+{
+	kata_restore_options options = KATA_RESTORE_OPTIONS_INIT;
+	kata_restore_storage disk = {"disk", KATA_RESTORE_DISK_COPY, NULL};
+	kata_vm_config config = KATA_VM_CONFIG_INIT;
+	kata_snapshot *snapshot = NULL;
+	kata_error *err = NULL;
+	char *copy = NULL;
+
+	if (access(v->snapshot, F_OK) < 0) {
+		with_devices(v);
+		MUST(kata_vm_snapshot(v->vm, v->snapshot, NULL, NULL, NULL, &err));
+	}
+	MUST(kata_vm_destroy(v->vm, NULL, &err));
+	kata_vm_unref(v->vm);
+	v->vm = NULL;
+	if (asprintf(&copy, "%s-disk", v->snapshot) < 0)
+		exit(1);
+	disk.path = copy;
+	options.storages = &disk;
+	options.storage_count = 1;
+	config.id = "victim";
+	MUST(kata_snapshot_open(v->context, v->snapshot, 0, &snapshot, &err));
+	MUST(kata_vm_builder_build_from_snapshot(v->builder, snapshot, &config, NULL, NULL, &options, &v->vm, &err));
+	kata_snapshot_free(snapshot);
+	free(copy);
+}
+
 /* ---- the operations */
 
 static int begin_start(struct victim *v, kata_op **op, kata_error **err)
@@ -141,6 +206,17 @@ static int begin_rebuild(struct victim *v, kata_op **op, kata_error **err)
 	return kata_vm_builder_build_from_released_begin(v->builder, v->record, strlen(v->record), NULL, &v->vm, op,
 							 err);
 }
+static int begin_save(struct victim *v, kata_op **op, kata_error **err)
+{
+	return kata_vm_snapshot_begin(v->vm, v->snapshot, NULL, NULL, op, err);
+}
+static int begin_save_shared(struct victim *v, kata_op **op, kata_error **err)
+{
+	kata_snapshot_options options = KATA_SNAPSHOT_OPTIONS_INIT;
+
+	options.memory = KATA_SNAPSHOT_SHARED;
+	return kata_vm_snapshot_begin(v->vm, v->snapshot, &options, NULL, op, err);
+}
 static int begin_destroy(struct victim *v, kata_op **op, kata_error **err)
 {
 	return kata_vm_destroy_begin(v->vm, NULL, op, err);
@@ -160,6 +236,10 @@ static const struct operation {
 	{"release", with_devices, begin_release},
 	{"rebuild", released, begin_rebuild},
 	{"destroy", with_devices, begin_destroy},
+	{"save", with_devices, begin_save},
+	{"save-recorded", recorded, begin_save},
+	{"save-shared", with_devices, begin_save_shared},
+	{"restore", saved, begin_start},
 };
 
 /* ---- the probe: no VM, no step, no fail-point */
@@ -245,6 +325,8 @@ static void tear_down(struct victim *v)
 	kata_storage_unref(v->disk);
 	kata_nic_unref(v->nic);
 	free(v->record);
+	free(v->snapshot);
+	free(v->memory);
 	kata_vm_builder_free(v->builder);
 	MUST(kata_context_free(v->context, &err));
 }
