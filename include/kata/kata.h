@@ -7,6 +7,7 @@
 #include <kata/context.h>
 #include <kata/error.h>
 #include <kata/factory.h>
+#include <kata/factory_server.h>
 #include <kata/fail_point.h>
 #include <kata/mock.h>
 #include <kata/nic.h>

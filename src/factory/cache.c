@@ -86,6 +86,16 @@ static int cache_build_from_released(void *self, const char *json, size_t length
 	return kata_vm_builder_build_from_released_begin(pool->inner, json, length, options, ret_vm, ret_op, err);
 }
 
+static int cache_build_from_snapshot(void *self, const kata_snapshot *snapshot, const kata_vm_config *config,
+				     const kata_agent_config *agent_config, const kata_qos_config *qos_config,
+				     const kata_restore_options *options, kata_vm **ret_vm, kata_error **err)
+{
+	struct kata__pool *pool = self;
+
+	return kata_vm_builder_build_from_snapshot(pool->inner, snapshot, config, agent_config, qos_config, options,
+						   ret_vm, err);
+}
+
 static int cache_get_capabilities(void *self, kata_capabilities *ret_capabilities, kata_error **err)
 {
 	struct kata__pool *pool = self;
@@ -116,6 +126,7 @@ static const kata_vm_builder_ops cache_ops = {
 	.build_from_released = cache_build_from_released,
 	.get_capabilities = cache_get_capabilities,
 	.free = cache_free,
+	.build_from_snapshot = cache_build_from_snapshot,
 };
 
 struct kata__pool *kata__cache_pool(const kata_vm_builder *builder)

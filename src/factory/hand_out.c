@@ -173,6 +173,21 @@ static const struct kata__step steps[] = {
 	{.name = "unmark", .run = step_unmark},
 	{.name = "stock", .run = step_stock},
 };
+/* Of those that go to another process: there it gets its name, and there it is laid up. Until then it stays marked. */
+static const struct kata__step transfer_steps[] = {
+	{.name = "ask", .run = step_ask, .undo = forget_question},
+	{.name = "resume", .run = step_resume},
+	{.name = "answer", .run = step_answer},
+	{.name = "release-agent", .run = step_release_agent},
+	{.name = "pause", .run = step_pause},
+};
+const struct kata__op_table kata__transfer_table = {
+	.name = "hand-out-transfer",
+	KATA__STEPS(transfer_steps),
+	.timeout_ms = PROBE_MS,
+	.finish = finish_hand_out,
+	.free_data = free_hand_out,
+};
 const struct kata__op_table kata__hand_out_table = {
 	.name = "hand-out",
 	KATA__STEPS(steps),
@@ -197,8 +212,8 @@ static struct hand_out *new_data(kata_vm *vm, kata_agent *agent, const char *id)
 	return NULL;
 }
 
-int kata__hand_out_new(struct kata__pool *pool, kata_vm *vm, kata_agent *agent, const char *id, kata_op **ret_op,
-		       kata_error **err)
+int kata__hand_out_new(struct kata__pool *pool, kata_vm *vm, kata_agent *agent, const char *id, bool transfer,
+		       kata_op **ret_op, kata_error **err)
 {
 	kata_op_options options = KATA_OP_OPTIONS_INIT;
 	struct hand_out *h = new_data(vm, agent, id);
@@ -206,6 +221,6 @@ int kata__hand_out_new(struct kata__pool *pool, kata_vm *vm, kata_agent *agent, 
 	if (!h)
 		return kata__fail_no_memory(err);
 	options.timeout_ms = pool->probe_ms;
-	return kata__op_new(pool->ctx, &kata__hand_out_table, h, &options, vm->time_scale > 1 ? EMULATED_SCALE : 1,
-			    ret_op, err);
+	return kata__op_new(pool->ctx, transfer ? &kata__transfer_table : &kata__hand_out_table, h, &options,
+			    vm->time_scale > 1 ? EMULATED_SCALE : 1, ret_op, err);
 }

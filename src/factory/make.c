@@ -83,6 +83,20 @@ static int undo_connect(kata_op *op, kata_error **err)
 	return KATA__STEP_DONE;
 }
 
+/* What the boot put off would be done in a caller's time. */
+static int step_settle(kata_op *op, kata_error **err)
+{
+	struct kata__pool_make *m = make_of(op);
+	kata_agent_request request = {.size = sizeof(request), .method = KATA_AGENT_SETTLE};
+	kata_op *child = NULL;
+	int rc;
+
+	if (!kata_agent_has_guest_service(m->agent))
+		return KATA__STEP_DONE;
+	rc = kata_agent_call_begin(m->agent, &request, NULL, &child, err);
+	return run_child(op, rc, child, err);
+}
+
 /* As at the hand-out: what is wrong with it is seen now; and where the CPU is emulated, the way there is translated
  * once and for all, which would cost the hand-out most of its time. */
 static int step_rehearse(kata_op *op, kata_error **err)
@@ -165,6 +179,7 @@ static const struct kata__step steps[] = {
 	{.name = "start", .run = step_start},
 	{.name = "mark", .run = step_mark, .flags = KATA__STEP_BLOCKING},
 	{.name = "connect-agent", .run = step_connect, .undo = undo_connect},
+	{.name = "settle", .run = step_settle},
 	{.name = "rehearse", .run = step_rehearse},
 	{.name = "pause", .run = step_pause},
 };

@@ -125,6 +125,7 @@ struct kata__pool_wish {
 	struct kata__stamp stamp;
 	bool keep_id; /* the caller gave none: the machine keeps what it is called */
 	kata_agent_transport transport;
+	bool transfer; /* to another process */
 };
 void kata__pool_wish_deinit(struct kata__pool_wish *wish);
 
@@ -149,12 +150,13 @@ void kata__pool_make_cancel(struct kata__pool *pool, const struct kata__pool_siz
 /* take.c: an operation that takes a machine. [any thread] Takes the wish, also when it fails. */
 int kata__pool_take_begin(struct kata__pool *pool, struct kata__pool_wish *take_wish, const kata_op_options *options,
 			  kata_op **ret_op, kata_error **err);
-/* Once it has succeeded: the VM, the caller's; or NULL: none was ready. */
+/* Once it has succeeded: the VM, the caller's (PAUSED and marked, for a transfer); or NULL: none was ready. */
 kata_vm *kata__pool_take_result(kata_op *op);
 
 /* hand_out.c: an operation that looks at one machine and makes it a caller's: CREATED, warm, called `id` (NULL: as it
- * is). Not begun. Borrows all; the agent is released by it. */
-extern const struct kata__op_table kata__hand_out_table;
-int kata__hand_out_new(struct kata__pool *pool, kata_vm *vm, kata_agent *agent, const char *id, kata_op **ret_op,
-		       kata_error **err);
+ * is). With `transfer` it is left PAUSED, marked, and under its name: another process does the rest. Not begun. Borrows
+ * all; the agent is released by it. */
+extern const struct kata__op_table kata__hand_out_table, kata__transfer_table;
+int kata__hand_out_new(struct kata__pool *pool, kata_vm *vm, kata_agent *agent, const char *id, bool transfer,
+		       kata_op **ret_op, kata_error **err);
 #endif

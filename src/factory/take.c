@@ -78,7 +78,7 @@ static int begin_hand_out(kata_op *op, struct kata__pool_member *member, kata_er
 	int rc = kata__vm_check_id(member->vm, id_of(t), err);
 
 	if (rc == 0)
-		rc = kata__hand_out_new(t->pool, member->vm, member->agent, id_of(t), &child, err);
+		rc = kata__hand_out_new(t->pool, member->vm, member->agent, id_of(t), t->wish.transfer, &child, err);
 	if (rc < 0) {
 		kata__pool_put_back(t->pool, member);
 		return rc;
