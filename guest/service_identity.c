@@ -24,6 +24,7 @@ static void reset_identity(void *user, struct call *call, const void *request)
 	clock_gettime(CLOCK_REALTIME, &now);
 	r.seconds = now.tv_sec;
 	r.microseconds = now.tv_nsec / 1000;
+	r.agent_version = (char *)"libkata-" AGENT_VERSION;
 	call_answer(call, &r);
 }
 

@@ -110,7 +110,8 @@ typedef enum kata_agent_method {
 	KATA_AGENT_ONLINE_CPU_MEM,   /* cpus: how many are to be online in all */
 	KATA_AGENT_RESET_IDENTITY,   /* data (random bytes, 32 to 4096, or none), seconds, hostname, machine_id, macs:
 				      * each part where it is given; max_length: bytes of new random output wanted, at
-				      * most 64; reply: reset, seconds and microseconds (the guest's clock), data */
+				      * most 64; reply: reset, seconds and microseconds (the guest's clock), data,
+				      * text (the agent's version) */
 	KATA_AGENT_SETTLE,           /* answers when the guest is done with what its boot put off: to be saved, or
 				      * kept warm, only then */
 	KATA_AGENT_METHOD_COUNT

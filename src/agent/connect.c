@@ -11,6 +11,8 @@
  * socket until the guest has booted and opens the port, so the first answer comes as early as it can and nothing is
  * polled.
  *
+ * What is known of the machine's agent from an earlier connection is not asked again: then Check is all.
+ *
  * A call of a factory's may go along with Check (builder.h); its answer says that kata.Guest is there, so that the
  * other two questions are not asked.
  *
@@ -24,6 +26,7 @@
  * ours, except between a failed try and its reopening.
  */
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -230,6 +233,9 @@ static void give_first(void *user, const kata_agent_reply *reply)
 	struct kata__connect *c = user;
 	kata_agent_reply_fn fn = kata__take_ptr(c->first_fn);
 
+	free(c->version);
+	c->version = kata__strdup(reply->text);
+
 	if (fn)
 		fn(c->first_user, reply, NULL);
 }
@@ -384,13 +390,26 @@ static int greet(struct kata__connect *c, int from, int to, kata_error **err)
 	return 0;
 }
 
+static bool remember_agent(struct kata__connect *c)
+{
+	const kata_vm *vm = c->agent->vm;
+
+	if (!vm->agent.is_known)
+		return false;
+	free(c->version);
+	c->version = kata__strdup(vm->agent.version);
+	c->has_guest_service = vm->agent.has_guest_service;
+	return c->version != NULL;
+}
+
 /* With a call that goes along, the rest of the handshake waits for what becomes of it. */
 static int say_hello(struct kata__connect *c, kata_error **err)
 {
+	bool is_short = remember_agent(c) || c->first_fn;
 	int rc;
 
 	c->unanswered = 0;
-	rc = greet(c, GREET_CHECK, c->first_fn ? GREET_VERSION : GREETINGS, err);
+	rc = greet(c, GREET_CHECK, is_short ? GREET_VERSION : GREETINGS, err);
 	return rc || !c->first_fn ? rc : send_first(c, err);
 }
 
@@ -471,6 +490,18 @@ static void explain(struct kata__connect *c, kata_error *err)
 		kata__vm_explain(c->agent->vm, err);
 }
 
+/* An agent without a version, or with one that is too long, is asked again the next time. */
+static void keep_in_mind(const struct kata__connect *c)
+{
+	kata_vm *vm = c->agent->vm;
+
+	if (!c->version || !c->version[0] || strlen(c->version) >= sizeof(vm->agent.version))
+		return;
+	vm->agent.is_known = true;
+	vm->agent.has_guest_service = c->has_guest_service;
+	snprintf(vm->agent.version, sizeof(vm->agent.version), "%s", c->version);
+}
+
 static void finish_connect(kata_op *op, int status, kata_error **error)
 {
 	struct kata__connect *c = kata__op_data(op);
@@ -483,6 +514,7 @@ static void finish_connect(kata_op *op, int status, kata_error **error)
 		kata__agent_lost(agent, *error);
 		return;
 	}
+	keep_in_mind(c);
 	client = kata__take_ptr(c->client);
 	kata__kata_attach(c->kata, agent, client, c->has_guest_service);
 	kata__log(agent->ctx, KATA_LOG_INFO, "agent", "connected to VM '%s', agent %s", kata_vm_get_id(agent->vm),

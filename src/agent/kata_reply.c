@@ -206,7 +206,7 @@ static int decode_reset_identity(struct decoding *d, const void *message, kata_e
 	d->reply.microseconds = m->microseconds;
 	d->reply.data_length = m->sample.len;
 	d->reply.data = m->sample.len ? m->sample.data : NULL;
-	return 0;
+	return set_text(d, m->agent_version, err);
 }
 
 /* Of methods that are not here the answer has no fields that matter; it must be a message of its type all the same. */

@@ -67,6 +67,11 @@ struct kata_vm {
 	char *dir;           /* <state_dir>/vm/<id>; NULL for drivers without files */
 	struct kata__journal journal;
 	kata_agent_transport agent_transport; /* resolved */
+	/* [leader] What its agent has said of itself: whoever connects next need not ask. Of this handle alone. */
+	struct {
+		bool is_known, has_guest_service;
+		char version[64];
+	} agent;
 
 	/* [leader] */
 	struct kata__slots ports; /* root ports, or the mock's slots */

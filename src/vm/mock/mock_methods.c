@@ -159,6 +159,7 @@ static bool reset_identity(struct kata__mock_agent *a, struct kata__mock_call *c
 		 (q->n_macs ? KATA_RESET_MACS : 0);
 	r.seconds = q->seconds;
 	r.microseconds = q->microseconds;
+	r.agent_version = (char *)"mock";
 	r.sample = (ProtobufCBinaryData){.len = draw_sample(a, q, sample), .data = sample};
 	kata__mock_call_answer(call, &r.base);
 	return true;

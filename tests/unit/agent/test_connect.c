@@ -165,6 +165,65 @@ Test(connect, asks_all_at_once_and_learns_version_and_features)
 	teardown(&w);
 }
 
+/* Only Check, and nothing behind it. */
+static void read_check_alone(struct world *w, struct wire *wire)
+{
+	struct received r;
+
+	wire_read(wire, &r);
+	cr_assert_str_eq(r.method, "Check");
+	kata__proto_free(r.message);
+	settle(w->f.context);
+	cr_assert_not(wire_try_read(wire, &(struct received){0}));
+	answer_check(wire, r.id, GRPC__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING);
+}
+
+static void drop_connection(struct world *w)
+{
+	kata_op_unref(w->op);
+	kata_agent_unref(w->agent);
+	w->op = NULL;
+	w->agent = NULL;
+	settle(w->f.context);
+}
+
+Test(connect, asks_a_machine_it_knows_only_whether_it_serves)
+{
+	struct world w;
+
+	setup(&w);
+	begin(&w);
+	read_greetings(&w.wires[0]);
+	answer_greetings(&w.wires[0], 1);
+	expect_connected(&w);
+	drop_connection(&w);
+	begin(&w);
+	read_check_alone(&w, &w.wires[1]);
+	expect_connected(&w);
+	cr_assert_str_eq(kata_agent_get_version(w.agent), "9.8.7?");
+	cr_assert(kata_agent_has_guest_service(w.agent));
+	teardown(&w);
+}
+
+Test(connect, asks_again_where_it_was_not_told_a_version)
+{
+	struct world w;
+
+	setup(&w);
+	for (unsigned i = 0; i < 2; i++) {
+		uint32_t first;
+
+		begin(&w);
+		first = read_greetings(&w.wires[i]);
+		wire_refuse(&w.wires[i], first + 4, KATA__GRPC_UNIMPLEMENTED, "");
+		wire_refuse(&w.wires[i], first + 2, KATA__GRPC_UNIMPLEMENTED, "");
+		answer_check(&w.wires[i], first, GRPC__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING);
+		expect_connected(&w);
+		drop_connection(&w);
+	}
+	teardown(&w);
+}
+
 Test(connect, takes_an_agent_that_knows_neither_version_nor_details)
 {
 	struct world w;

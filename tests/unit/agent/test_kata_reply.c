@@ -354,11 +354,13 @@ Test(kata_reply, reset_identity_says_what_was_done_and_shows_a_sample)
 	m.done = KATA_RESET_ENTROPY;
 	m.seconds = 1700000000;
 	m.microseconds = 7;
+	m.agent_version = (char *)"1.2\x07";
 	m.sample = (ProtobufCBinaryData){.len = 4, .data = (uint8_t *)"abcd"};
 	fixture_assert_ok(decode(KATA_AGENT_RESET_IDENTITY, 4, &m.base, &t, &err), err);
 	cr_assert_eq(t.reply.reset, KATA_RESET_ENTROPY);
 	cr_assert_eq(t.reply.seconds, 1700000000);
 	cr_assert_eq(t.reply.microseconds, 7);
+	cr_assert_str_eq(t.text, "1.2?");
 	cr_assert_eq(t.reply.data_length, 4u);
 	cr_assert_eq(memcmp(t.data, "abcd", 4), 0);
 	fixture_assert_fails(decode(KATA_AGENT_RESET_IDENTITY, 3, &m.base, &t, &err), KATA_E_PROTOCOL, err);

@@ -254,8 +254,10 @@ Test(out_of_memory, a_release, .timeout = 60)
 static kata_vm *vm;
 static kata_agent_builder *builder;
 
-static void nothing(void)
+/* Each time the whole handshake. */
+static void forget_agent(void)
 {
+	vm->agent.is_known = false;
 }
 
 static void settle_loop(void)
@@ -307,14 +309,14 @@ static void with_a_machine(const struct scenario *s, long at_least)
 
 Test(out_of_memory, a_connecting, .timeout = 120)
 {
-	struct scenario s = {.prepare = nothing, .run = run_connect, .clean = settle_loop, .may_time_out = true};
+	struct scenario s = {.prepare = forget_agent, .run = run_connect, .clean = settle_loop, .may_time_out = true};
 
 	with_a_machine(&s, 20);
 }
 
 Test(out_of_memory, an_identity_reset, .timeout = 120)
 {
-	struct scenario s = {.prepare = nothing,
+	struct scenario s = {.prepare = forget_agent,
 			     .run = run_identity_reset,
 			     .clean = settle_loop,
 			     .may_time_out = true,
