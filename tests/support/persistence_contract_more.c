@@ -438,7 +438,7 @@ void persistence_contract_rows_are_listed_by_what_they_belong_to(const struct pe
 	row = child_row(KATA_ROW_TEMPLATE, "t1", NULL);
 	put(&w, &row);
 	for (int i = 3; i-- > 0;) {
-		char id[8];
+		char id[16];
 
 		snprintf(id, sizeof(id), "vm%d", i);
 		row = child_row(KATA_ROW_POOLED_VM, id, i ? "t2" : "t1");
