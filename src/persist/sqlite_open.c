@@ -18,7 +18,7 @@
 #include "base/text.h"
 #include "persist/sqlite.h"
 
-#define BUSY_TIMEOUT_MS 5000
+#define BUSY_TIMEOUT_MS 10000
 
 /* "name" with inner quotes doubled. */
 static char *quote(const char *name)

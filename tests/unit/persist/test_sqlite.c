@@ -167,7 +167,7 @@ Test(sqlite_file, is_in_wal_mode_with_synchronous_normal_and_waits_five_seconds)
 	cr_assert_str_eq(mode, "wal");
 	free(mode);
 	cr_assert_eq(sql_int(handle_of(o.p), "PRAGMA synchronous"), 1);
-	cr_assert_eq(sql_int(handle_of(o.p), "PRAGMA busy_timeout"), 5000);
+	cr_assert_eq(sql_int(handle_of(o.p), "PRAGMA busy_timeout"), 10000);
 	cr_assert_eq(sql_int(handle_of(o.p), "PRAGMA trusted_schema"), 0);
 	own_deinit(&o);
 }
