@@ -25,6 +25,8 @@ static int build_warm(void *self, const kata_vm_config *config, const kata_agent
 	kata_vm_config plain = *config;
 	int rc;
 
+	if (config->memory_path) /* a file of its own for one machine: no cache keeps that */
+		return kata_vm_builder_build(b->cache, config, agent_config, qos_config, ret_vm, err);
 	plain.id = NULL;
 	size.config = &plain;
 	size.min = 1;
@@ -51,6 +53,16 @@ static int rebuild(void *self, const char *json, size_t length, const kata_op_op
 	return kata_vm_builder_build_from_released_begin(b->cache, json, length, options, ret_vm, ret_op, err);
 }
 
+static int restore(void *self, const kata_snapshot *snapshot, const kata_vm_config *config,
+		   const kata_agent_config *agent_config, const kata_qos_config *qos_config,
+		   const kata_restore_options *options, kata_vm **ret_vm, kata_error **err)
+{
+	struct filled *b = self;
+
+	return kata_vm_builder_build_from_snapshot(b->cache, snapshot, config, agent_config, qos_config, options,
+						   ret_vm, err);
+}
+
 static int get_capabilities(void *self, kata_capabilities *ret_capabilities, kata_error **err)
 {
 	struct filled *b = self;
@@ -74,6 +86,7 @@ static const kata_vm_builder_ops filled_ops = {
 	.build_from_released = rebuild,
 	.get_capabilities = get_capabilities,
 	.free = free_filled,
+	.build_from_snapshot = restore,
 };
 
 static kata_vm_builder *around(struct fixture *f, kata_vm_builder *inner)
