@@ -235,15 +235,19 @@ static int open_one(const struct hand_template *t, int i)
 	return lifted;
 }
 
-/* Our ends of the listening sockets are closed: a connection to a QEMU that died must break. */
+/* Our ends of the listening sockets are closed: a connection to a QEMU that died must break. In a session of its own,
+ * as the library starts it: the kernel deals out a busy CPU by session (autogroup). */
 static int spawn(const struct hand_template *t, pid_t *ret_pid)
 {
 	static char *const no_env[] = {NULL};
 	posix_spawn_file_actions_t actions;
+	posix_spawnattr_t attributes;
 	int fds[HAND_FDS], count, rc = 0;
 	char log[80];
 
 	snprintf(log, sizeof(log), "%s/vmm.log", t->dir);
+	posix_spawnattr_init(&attributes);
+	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID);
 	posix_spawn_file_actions_init(&actions);
 	posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDWR, 0);
 	posix_spawn_file_actions_adddup2(&actions, 0, 1);
@@ -253,8 +257,9 @@ static int spawn(const struct hand_template *t, pid_t *ret_pid)
 		rc = fds[count] < 0 ? -1 : posix_spawn_file_actions_adddup2(&actions, fds[count], t->fds[count].number);
 	}
 	if (!rc)
-		rc = posix_spawn(ret_pid, t->argv[0], &actions, NULL, t->argv, no_env);
+		rc = posix_spawn(ret_pid, t->argv[0], &actions, &attributes, t->argv, no_env);
 	posix_spawn_file_actions_destroy(&actions);
+	posix_spawnattr_destroy(&attributes);
 	while (count-- > 0)
 		if (fds[count] >= 0)
 			close(fds[count]);
