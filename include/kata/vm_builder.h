@@ -63,8 +63,8 @@ KATA_API int kata_vm_builder_build(kata_vm_builder *builder, const kata_vm_confi
 /*
  * Takes over a machine that was released, in this process or another. *ret_vm is set at once (state REBUILDING) by the
  * begin form; use it after the op has succeeded. The JSON is hostile input.
- * Returns CORRUPT (cut or changed), VERSION, GONE (no such VM any more), IDENTITY (a recycled pid, another machine's
- * socket), FENCED (a living process owns it), TIMEOUT.
+ * Returns CORRUPT (cut, changed, or not what the machine is like: the message names the member), VERSION, GONE (no such
+ * VM any more), IDENTITY (a recycled pid, another machine's socket), FENCED (a living process owns it), TIMEOUT.
  */
 KATA_API int kata_vm_builder_build_from_released(kata_vm_builder *builder, const char *json, size_t length,
 						 const kata_op_options *options, kata_vm **ret_vm, kata_error **err);

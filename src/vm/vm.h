@@ -188,6 +188,8 @@ int kata__vm_step_hand_over(kata_op *op, kata_error **err);
 int kata__vm_step_take_back(kata_op *op, kata_error **err); /* undo of hand_over */
 int kata__vm_step_take_over(kata_op *op, kata_error **err);
 int kata__vm_step_give_back(kata_op *op, kata_error **err); /* undo of take_over */
+/* BLOCKING. CORRUPT where the record given differs from the released.json of its epoch (compare.c). */
+int kata__vm_step_compare_record(kata_op *op, kata_error **err);
 int kata__vm_step_drop_released(kata_op *op, kata_error **err);
 int kata__vm_step_cancel_operations(kata_op *op, kata_error **err);
 int kata__vm_step_await_operations(kata_op *op, kata_error **err);

@@ -442,6 +442,18 @@ Test(vm_wire, rebuild_survives_every_fault_at_qom_list)
 {
 	fail_at(&rebuild, "qom-list#1");
 }
+Test(vm_wire, rebuild_survives_every_fault_at_qom_get)
+{
+	fail_at(&rebuild, "qom-get#1");
+}
+Test(vm_wire, rebuild_survives_every_fault_at_query_fdsets)
+{
+	fail_at(&rebuild, "query-fdsets#1");
+}
+Test(vm_wire, rebuild_survives_every_fault_at_query_named_block_nodes)
+{
+	fail_at(&rebuild, "query-named-block-nodes#1");
+}
 
 /* ---- the order of reply and event */
 

@@ -56,11 +56,7 @@ const struct kata__op_table kata__qemu_release = {
 
 /* ---- rebuild: the process and its monitor */
 
-struct scratch {
-	int pidfd;
-};
-
-static struct scratch *scratch_of(const kata_op *op)
+static struct kata__qemu_takeover *scratch_of(const kata_op *op)
 {
 	return kata__vm_op_data(op)->scratch;
 }
@@ -68,7 +64,7 @@ static struct scratch *scratch_of(const kata_op *op)
 static int step_open_process(kata_op *op, kata_error **err)
 {
 	struct kata__vm_op *d = kata__vm_op_data(op);
-	struct scratch *s = calloc(1, sizeof(*s));
+	struct kata__qemu_takeover *s = calloc(1, sizeof(*s));
 	struct kata__process_identity id;
 
 	if (!s)
@@ -167,10 +163,12 @@ static int step_commit(kata_op *op, kata_error **err)
 
 static void finish_rebuild(kata_op *op, int status, kata_error **error)
 {
-	struct scratch *s = scratch_of(op);
+	struct kata__qemu_takeover *s = scratch_of(op);
 
-	if (s)
+	if (s) {
 		kata__close_fd(&s->pidfd);
+		json_decref(kata__take_ptr(s->fd_sets));
+	}
 	kata__vm_finish_device(op, status, error);
 }
 
@@ -187,6 +185,10 @@ static const struct kata__step rebuild_steps[] = {
 	{.name = "end-save", .run = step_end_save},
 	{.name = "continue", .run = step_continue},
 	{.name = "compare-devices", .run = kata__qemu_step_compare_devices},
+	{.name = "compare-record", .run = kata__vm_step_compare_record, .flags = KATA__STEP_BLOCKING},
+	{.name = "verify-slots", .run = kata__qemu_step_verify_slots},
+	{.name = "query-fd-sets", .run = kata__qemu_step_query_fd_sets},
+	{.name = "verify-files", .run = kata__qemu_step_verify_files, .flags = KATA__STEP_BLOCKING},
 	{.name = "find-strays", .run = kata__qemu_step_find_strays},
 	{.name = "sweep", .run = kata__qemu_step_sweep},
 	{.name = "connect-console", .run = step_connect_console},

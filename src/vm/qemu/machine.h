@@ -145,6 +145,31 @@ void kata__qemu_port_answered(struct kata__qemu *q, uint64_t asked_ns, bool port
 /* Wakes those who need wait no longer. */
 void kata__qemu_look_at_ports(struct kata__qemu *q);
 
+/* Properties of devices, side by side, as one wait of a step (inquiry.c). */
+struct kata__qemu_question {
+	char device[KATA__QEMU_NAME_MAX];
+	const char *property;
+	char expected[32]; /* the asker's own */
+};
+/* Not for a device that has gone; text is NULL when the answer is no text. A failure is the step's. */
+typedef int (*kata__qemu_answer_fn)(kata_op *op, const struct kata__qemu_question *question, const char *text,
+				    kata_error **err);
+int kata__qemu_inquire(kata_op *op, const struct kata__qemu_question *questions, size_t count,
+		       kata__qemu_answer_fn answer, kata_error **err);
+
+/* The op's scratch of a rebuild. */
+struct kata__qemu_takeover {
+	int pidfd;
+	json_t *fd_sets; /* QEMU's answer */
+};
+
+/* Steps of the rebuild (verify.c): what the record says of devices, against QEMU and the files it has open. */
+int kata__qemu_step_verify_slots(kata_op *op, kata_error **err);
+int kata__qemu_step_query_fd_sets(kata_op *op, kata_error **err);
+int kata__qemu_step_verify_files(kata_op *op, kata_error **err); /* BLOCKING */
+/* With the answer to query-named-block-nodes. */
+int kata__qemu_verify_nodes(kata_op *op, const json_t *nodes, kata_error **err);
+
 /* Steps of the rebuild (reconcile.c): QEMU's devices against the record. */
 int kata__qemu_step_compare_devices(kata_op *op, kata_error **err);
 int kata__qemu_step_find_strays(kata_op *op, kata_error **err);

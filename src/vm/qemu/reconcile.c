@@ -388,17 +388,6 @@ int kata__qemu_step_compare_devices(kata_op *op, kata_error **err)
 
 /* ---- where the strays are */
 
-struct search {
-	kata_op *op; /* referenced */
-	uint64_t token;
-	size_t left;
-};
-
-struct question {
-	struct search *search;
-	char name[KATA__QEMU_NAME_MAX];
-};
-
 /* "/machine/peripheral/p3/p3": port 3. -1: another bus. */
 static int port_of(const char *bus)
 {
@@ -422,67 +411,28 @@ static void place(struct kata__qemu *q, const char *name, int port)
 			s->port = port;
 }
 
-/* No answer: it has gone already. */
-static void on_bus(void *user, const json_t *value, kata_error *take_err)
+static int on_bus(kata_op *op, const struct kata__qemu_question *question, const char *text, kata_error **err)
 {
-	struct question *question = user;
-	struct search *search = question->search;
-
-	if (!take_err)
-		place(kata__qemu_of_op(search->op), question->name, port_of(json_string_value(value)));
-	kata_error_free(take_err);
-	free(question);
-	if (--search->left)
-		return;
-	kata__op_resume(search->op, search->token, 0, NULL);
-	kata_op_unref(search->op);
-	free(search);
-}
-
-static int ask(struct kata__qemu *q, struct search *search, const char *name, kata_error **err)
-{
-	struct question *question = calloc(1, sizeof(*question));
-	char path[96];
-	int rc;
-
-	if (!question)
-		return kata__fail_no_memory(err);
-	question->search = search;
-	snprintf(question->name, sizeof(question->name), "%s", name);
-	snprintf(path, sizeof(path), "/machine/peripheral/%s", name);
-	rc = kata__qmp_execute(q->qmp, "qom-get", json_pack("{s:s, s:s}", "path", path, "property", "parent_bus"), -1,
-			       on_bus, question, err);
-	if (rc)
-		free(question);
-	else
-		search->left++;
-	return rc;
+	place(kata__qemu_of_op(op), question->device, port_of(text));
+	return 0;
 }
 
 int kata__qemu_step_find_strays(kata_op *op, kata_error **err)
 {
+	KATA_AUTO(free) struct kata__qemu_question *questions = NULL;
 	struct kata__qemu *q = kata__qemu_of_op(op);
-	struct search *search;
-	int rc = 0;
+	size_t count = 0, n = 0;
 
-	if (!q->strays)
-		return KATA__STEP_DONE;
-	search = calloc(1, sizeof(*search));
-	if (!search)
+	for (const struct kata__qemu_stray *s = q->strays; s; s = s->next)
+		count++;
+	questions = calloc(count + 1, sizeof(*questions));
+	if (!questions)
 		return kata__fail_no_memory(err);
-	search->op = kata_op_ref(op);
-	search->token = kata__op_token(op);
-	for (struct kata__qemu_stray *s = q->strays; s && !rc; s = s->next)
-		rc = ask(q, search, s->name, err);
-	if (search->left && !rc)
-		return KATA__STEP_WAIT;
-	if (search->left) { /* answers to come must not resume what has failed */
-		search->token = UINT64_MAX;
-		return rc;
+	for (const struct kata__qemu_stray *s = q->strays; s; s = s->next, n++) {
+		questions[n].property = "parent_bus";
+		memcpy(questions[n].device, s->name, sizeof(s->name));
 	}
-	kata_op_unref(search->op);
-	free(search);
-	return rc;
+	return kata__qemu_inquire(op, questions, count, on_bus, err);
 }
 
 /* ---- what is left on free slots */
@@ -511,9 +461,12 @@ static int check_nodes(kata_op *op, const json_t *value, kata_error **err)
 	struct kata__qemu *q = kata__qemu_of_op(op);
 	const json_t *node;
 	size_t i;
+	int rc;
 
 	if (*err)
 		return (int)kata_error_get_status(*err);
+	if ((rc = kata__qemu_verify_nodes(op, value, err)))
+		return rc;
 	json_array_foreach(value, i, node)
 	{
 		const char *name = json_string_value(json_object_get(node, "node-name"));

@@ -184,6 +184,7 @@ bool model_blockdev_add(struct model *m, const json_t *args, struct refusal *why
 	snprintf(n->name, sizeof(n->name), "%s", name);
 	snprintf(n->driver, sizeof(n->driver), "%s", text_of(args, "driver"));
 	n->size_bytes = size;
+	n->read_only = json_is_true(json_object_get(args, "read-only"));
 	n->next = m->nodes;
 	m->nodes = n;
 	return true;

@@ -21,6 +21,7 @@ struct node {
 	char name[64];
 	char driver[32];
 	uint64_t size_bytes;
+	bool read_only;
 	char user[80]; /* the device that has it; "" */
 };
 

@@ -175,15 +175,34 @@ static json_t *qom_list(struct standin *s, const json_t *args, struct refusal *w
 	return list;
 }
 
+/* Of the properties that the driver asks for. */
 static json_t *qom_get(struct standin *s, const json_t *args, struct refusal *why)
 {
+	static const char dir[] = "/machine/peripheral/";
 	const char *path = json_string_value(json_object_get(args, "path"));
 	const char *property = json_string_value(json_object_get(args, "property"));
+	const struct device *d = NULL;
+	char bus[192];
 
 	if (path && property && strcmp(path, "/machine") == 0 && strcmp(property, "type") == 0)
 		return json_string("pc-q35-7.2-machine");
-	snprintf(why->class, sizeof(why->class), "DeviceNotFound");
-	snprintf(why->text, sizeof(why->text), "Device '%.100s' not found", path ? path : "");
+	if (path && property && strncmp(path, dir, sizeof(dir) - 1) == 0)
+		d = model_find_device(&s->model, path + sizeof(dir) - 1);
+	if (!d) {
+		snprintf(why->class, sizeof(why->class), "DeviceNotFound");
+		snprintf(why->text, sizeof(why->text), "Device '%s' not found", path ? path : "");
+		return NULL;
+	}
+	snprintf(bus, sizeof(bus), "/machine/peripheral/%s/%s", d->bus, d->bus);
+	if (strcmp(property, "parent_bus") == 0)
+		return json_string(bus);
+	if (strcmp(property, "drive") == 0 && d->drive[0])
+		return json_string(d->drive);
+	if (strcmp(property, "netdev") == 0 && d->netdev[0])
+		return json_string(d->netdev);
+	if (strcmp(property, "mac") == 0 && d->mac[0])
+		return json_string(d->mac);
+	snprintf(why->text, sizeof(why->text), "Property '%s.%s' not found", d->driver, property);
 	return NULL;
 }
 
@@ -192,8 +211,9 @@ static json_t *query_nodes(struct standin *s, const json_t *args, struct refusal
 	json_t *list = json_array();
 
 	for (const struct node *n = s->model.nodes; n; n = n->next)
-		json_array_append_new(list, json_pack("{s:s, s:s, s:{s:I}}", "node-name", n->name, "drv", n->driver,
-						      "image", "virtual-size", (json_int_t)n->size_bytes));
+		json_array_append_new(list, json_pack("{s:s, s:s, s:b, s:{s:I}}", "node-name", n->name, "drv",
+						      n->driver, "ro", n->read_only, "image", "virtual-size",
+						      (json_int_t)n->size_bytes));
 	return list;
 }
 
