@@ -9,7 +9,9 @@
  *it: by what lies in its directory, as it may be with the client's dead process by then, under the client's name for
  *it. A client that lives and has taken it over keeps it.
  */
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,7 +25,8 @@
 #include "vm/warm.h"
 
 #define UNDO_MS 30000u
-#define END_MS 10000u /* for a VMM that was killed */
+#define END_MS 10000u      /* for a VMM that was killed */
+#define CLIENT_END_MS 2000 /* for a client that has gone to be dead; one that lives keeps what it has */
 #define BUSY_TRIES 50
 #define BUSY_NS 20000000
 
@@ -178,9 +181,36 @@ static int open_leftover(const struct serve *s, const char *id, struct kata__lef
 	return rc < 0 ? kata__error_move(err, &error) : 0;
 }
 
-static bool is_theirs(const struct serve *s, const struct kata__leftover *l)
+/* The connections of a process that was killed close before it has ended. True: it has, now. */
+static bool await_end_of(const struct kata__owner *owner)
 {
-	return l->owner_lives || !l->has_owner || strcmp(l->owner.vm_uuid, s->uuid) != 0;
+	struct pollfd p = {.events = POLLIN};
+	KATA_AUTO_FD int fd = -1;
+	int n;
+
+	if (kata__process_open(&owner->process, &fd, NULL) < 0)
+		return true;
+	p.fd = fd;
+	do
+		n = poll(&p, 1, CLIENT_END_MS);
+	while (n < 0 && errno == EINTR);
+	return n > 0;
+}
+
+static bool is_ours_to_end(const struct serve *s, const struct kata__leftover *l)
+{
+	return l->has_owner && strcmp(l->owner.vm_uuid, s->uuid) == 0;
+}
+
+static int end_leftover(struct serve *s, struct kata__leftover *l, kata_error **err)
+{
+	int rc;
+
+	if (!is_ours_to_end(s, l) || l->owner_lives)
+		return 0;
+	s->ended = true;
+	rc = kata__leftover_kill(l, err);
+	return rc < 0 ? rc : kata__leftover_remove(l, kata__deadline_in_ms(END_MS), err);
 }
 
 /* Not there under this name (any more): fine. */
@@ -190,18 +220,17 @@ static int end_under(struct serve *s, const char *id, kata_error **err)
 	kata_error *error = NULL;
 	int rc = open_leftover(s, id, &l, &error);
 
+	if (rc == 0 && is_ours_to_end(s, &l) && l.owner_lives && await_end_of(&l.owner)) {
+		kata__leftover_close(&l);
+		rc = open_leftover(s, id, &l, &error);
+	}
 	if (rc == KATA_E_NOT_FOUND) {
 		kata_error_free(error);
 		return 0;
 	}
 	if (rc < 0)
 		return kata__error_move(err, &error);
-	if (!is_theirs(s, &l)) {
-		s->ended = true;
-		rc = kata__leftover_kill(&l, err);
-		if (rc == 0)
-			rc = kata__leftover_remove(&l, kata__deadline_in_ms(END_MS), err);
-	}
+	rc = end_leftover(s, &l, err);
 	kata__leftover_close(&l);
 	return rc;
 }

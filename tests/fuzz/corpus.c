@@ -24,6 +24,7 @@ int fuzz_oci_write(const uint8_t *data, size_t size);
 int fuzz_record(const uint8_t *data, size_t size);
 int fuzz_qcow2(const uint8_t *data, size_t size);
 int fuzz_vm_record(const uint8_t *data, size_t size);
+int fuzz_factory_message(const uint8_t *data, size_t size);
 
 static void run_copy(target_fn target, const uint8_t *data, size_t size)
 {
@@ -124,4 +125,9 @@ Test(fuzz_corpus, headers_of_qcow2_images_are_survived)
 Test(fuzz_corpus, records_of_vms_are_survived_and_round_trip)
 {
 	run_corpus(fuzz_vm_record, "vm_record");
+}
+
+Test(fuzz_corpus, messages_between_a_factory_and_its_clients_are_survived)
+{
+	run_corpus(fuzz_factory_message, "factory_message");
 }
