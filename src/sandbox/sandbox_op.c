@@ -69,9 +69,13 @@ int kata__sandbox_begin(kata_sandbox *s, const struct kata__sandbox_entry *entry
 		return rc;
 	base->op = op;
 
-	pthread_mutex_lock(&s->mutex);
-	rc = enter(s, entry, base, err);
-	pthread_mutex_unlock(&s->mutex);
+	/* Calls of the agent do not go through the VM's own check. */
+	rc = s->vm && !base->passive ? kata__vm_check_fence(s->vm, err) : 0;
+	if (rc == 0) {
+		pthread_mutex_lock(&s->mutex);
+		rc = enter(s, entry, base, err);
+		pthread_mutex_unlock(&s->mutex);
+	}
 	if (rc < 0) {
 		kata_op_unref(op);
 		return rc;

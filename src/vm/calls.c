@@ -90,6 +90,28 @@ static int check_alone(const kata_vm *vm, const struct kata__vm_call *call, kata
 	return 0;
 }
 
+/* Who has been taken for dead by another process, because he sat in another pid namespace or his clock was changed,
+ * finds out before he touches what is another's. */
+int kata__vm_check_fence(const kata_vm *vm, kata_error **err)
+{
+	struct kata__vm_shared *s = vm->shared;
+	struct kata__owner_stamp ours, now;
+	uint64_t epoch;
+	bool owns;
+
+	kata__vm_lock(vm);
+	owns = s->owns_dir && s->owner.ino && s->state != KATA_VM_RELEASED && s->state != KATA_VM_DESTROYED;
+	ours = s->owner;
+	epoch = s->epoch;
+	kata__vm_unlock(vm);
+	if (!owns || !vm->dir)
+		return 0;
+	if (kata__owner_stamp(vm->dir, &now) && now.ino == ours.ino && now.written.tv_sec == ours.written.tv_sec &&
+	    now.written.tv_nsec == ours.written.tv_nsec)
+		return 0;
+	return kata__owner_fence(vm->dir, vm->id, kata__context_self(vm->ctx), epoch, err);
+}
+
 static int enter(kata_vm *vm, const struct kata__vm_call *call, kata_op *op, kata_error **err)
 {
 	struct kata__vm_shared *s = vm->shared;
@@ -130,9 +152,12 @@ int kata__vm_call_begin(kata_vm *vm, const struct kata__vm_call *call, struct ka
 	if (vm->dir && (call->starts || !(call->permitted & KATA__VM_IN(CREATED)) || kata__vm_is_warm(vm)))
 		kata__op_set_journal(op, &vm->journal,
 				     vm->id); /* a cold plug has no directory yet, and leaves nothing behind */
-	kata__vm_lock(vm);
-	rc = enter(vm, call, op, err);
-	kata__vm_unlock(vm);
+	rc = kata__vm_check_fence(vm, err);
+	if (rc == 0) {
+		kata__vm_lock(vm);
+		rc = enter(vm, call, op, err);
+		kata__vm_unlock(vm);
+	}
 	if (rc == 0)
 		kata__op_begin(op);
 	if (rc == 0 && ret_op)
@@ -348,7 +373,9 @@ int kata_vm_destroy_begin(kata_vm *vm, const kata_op_options *options, kata_op *
 	rc = kata__op_new(vm->ctx, vm->driver->destroy, d, options, vm->time_scale, &op, err);
 	if (rc < 0)
 		return rc;
-	rc = enter_destroy(vm, op, &entered, err);
+	rc = kata__vm_check_fence(vm, err);
+	if (rc == 0)
+		rc = enter_destroy(vm, op, &entered, err);
 	if (entered == op)
 		kata__op_begin(op);
 	kata_op_unref(op);

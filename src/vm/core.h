@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
+#include "vm/owner.h"
 #include "vm/vm.h"
 
 #define KATA__VM_MAGIC 0x4b564d31u
@@ -51,6 +52,7 @@ struct kata__vm_shared {
 	bool preparing;          /* the step prepare of a start is under way */
 	bool frozen;             /* its RAM is a part of a snapshot: nothing may change it, only a destroy is left */
 	bool owns_dir;           /* we made vm->dir or took it over: destroy may remove it */
+	struct kata__owner_stamp owner; /* the owner.json that says so */
 	int ended_fd;
 	struct kata__process_identity process;
 	uint64_t started_ns;

@@ -45,10 +45,18 @@ static uint64_t epoch_of(const kata_vm *vm)
 
 static int write_owner(kata_vm *vm, bool ours, uint64_t epoch, kata_error **err)
 {
+	struct kata__owner_stamp stamp = {0};
 	struct kata__owner owner;
+	int rc;
 
 	describe_owner(vm, epoch, ours ? kata__context_self(vm->ctx) : NULL, &owner);
-	return kata__owner_write(vm->dir, &owner, err);
+	rc = kata__owner_write(vm->dir, &owner, err);
+	if (ours)
+		kata__owner_stamp(vm->dir, &stamp);
+	kata__vm_lock(vm);
+	vm->shared->owner = stamp;
+	kata__vm_unlock(vm);
+	return rc;
 }
 
 static bool set_owns_dir(kata_vm *vm, bool owns)

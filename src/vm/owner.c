@@ -39,6 +39,47 @@ static int write_as(const char *dir, const char *name, const struct kata__owner 
 	return kata__write_file_atomic(path, text, strlen(text), err);
 }
 
+static bool look(const char *dir, struct stat *ret)
+{
+	char path[256];
+	int n = snprintf(path, sizeof(path), "%s/owner.json", dir);
+
+	return n > 0 && (size_t)n < sizeof(path) && lstat(path, ret) == 0;
+}
+
+bool kata__owner_stamp(const char *dir, struct kata__owner_stamp *ret)
+{
+	struct stat st;
+
+	*ret = (struct kata__owner_stamp){0};
+	if (!look(dir, &st))
+		return false;
+	ret->ino = st.st_ino;
+	ret->written = st.st_mtim;
+	return true;
+}
+
+int kata__owner_fence(const char *dir, const char *vm_id, const struct kata__process_identity *self, uint64_t epoch,
+		      kata_error **err)
+{
+	struct kata__owner now;
+	struct stat st;
+	char since[32] = "?";
+
+	if (kata__owner_read(dir, &now, NULL) < 0)
+		return 0; /* it was removed or spoilt by hand: nobody else owns the machine by that */
+	if (now.process.pid == self->pid && now.process.start_time == self->start_time && now.epoch == epoch)
+		return 0;
+	if (look(dir, &st))
+		kata__format_time(st.st_mtim.tv_sec, since, sizeof(since));
+	return kata__fail(
+		err, KATA_E_FENCED, CALLER,
+		"vm '%s' is held by pid %d (start time %llu) since %s (epoch %llu, this handle has %llu): drop this "
+		"handle",
+		vm_id, (int)now.process.pid, (unsigned long long)now.process.start_time, since,
+		(unsigned long long)now.epoch, (unsigned long long)epoch);
+}
+
 static int read_text(const json_t *o, const char *key, char *out, size_t size, kata_error **err)
 {
 	const char *text;

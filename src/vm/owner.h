@@ -13,6 +13,9 @@
  * The epoch grows when the rebuild is complete, not before: who dies in the middle leaves the record he had as good as
  * it was. Once it has grown, older records are FENCED. All functions are blocking (files).
  */
+#include <sys/types.h>
+#include <time.h>
+
 #include "base/process.h"
 
 struct kata__owner {
@@ -31,6 +34,17 @@ int kata__owner_mark_pooled(const char *dir, const struct kata__owner *steward, 
 int kata__owner_unmark_pooled(const char *dir, kata_error **err); /* not there: nothing */
 /* NOT_FOUND, CORRUPT, VERSION. */
 int kata__owner_read_pooled(const char *dir, struct kata__owner *ret, kata_error **err);
+
+/* Which owner.json stands in a directory: another one is another file. One system call to compare. */
+struct kata__owner_stamp {
+	ino_t ino; /* 0: none */
+	struct timespec written;
+};
+/* False: there is none. */
+bool kata__owner_stamp(const char *dir, struct kata__owner_stamp *ret);
+/* FENCED, naming who owns the machine now, since when, and at which epoch; 0 where that is `self` at `epoch` still. */
+int kata__owner_fence(const char *dir, const char *vm_id, const struct kata__process_identity *self, uint64_t epoch,
+		      kata_error **err);
 
 /* Replaces owner.json in `dir` (atomic, mode 0600). */
 int kata__owner_write(const char *dir, const struct kata__owner *owner, kata_error **err);

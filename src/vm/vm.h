@@ -127,6 +127,10 @@ void kata__vm_changed(kata_vm *vm);
 bool kata__vm_device_lost(kata_vm *vm, bool nic, const char *id);
 bool kata__vm_device_is_lost(kata_vm *vm, const void *storage_or_nic);
 
+/* FENCED: another process has taken the machine over, says its owner.json: who, since when. One system call where that
+ * is not so. */
+int kata__vm_check_fence(const kata_vm *vm, kata_error **err);
+
 /* Listeners for the end of the machine (agent, sandbox). [leader]; removed by the same pair. */
 typedef void (*kata__vm_ended_fn)(void *user);
 int kata__vm_add_ended_listener(kata_vm *vm, kata__vm_ended_fn fn, void *user, kata_error **err);
