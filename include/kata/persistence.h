@@ -47,6 +47,17 @@ KATA_API int kata_persistence_new_sqlite_attached(kata_context *context, struct 
 /* Creates or migrates the tables, inside the caller's transaction if one is open. Does nothing where they are current.
  * VERSION: they are of a newer library. CORRUPT: a table of that name is not ours. */
 KATA_API int kata_persistence_create_schema(kata_persistence *persistence, kata_error **err);
+/*
+ * A directory of JSON records, for people without a database; made with mode 0700 when missing. Each record is a file
+ * that is written beside, synced and renamed, with a checksum. Several processes may use one: a call that changes
+ * something locks it for its time, which goes with the process that holds it. There are no transactions and no indexes:
+ * some hundreds of sandboxes. NOT_FOUND (the directory above it), PERMISSION (another's, or writable by others),
+ * VERSION, CORRUPT, BUSY (locked for longer than 10 s, says by whom).
+ */
+KATA_API int kata_persistence_new_file(kata_context *context, const char *path, kata_persistence **ret_persistence,
+				       kata_error **err);
+/* In this process's memory; gone with kata_persistence_free. */
+KATA_API int kata_persistence_new_memory(kata_context *context, kata_persistence **ret_persistence, kata_error **err);
 KATA_API void kata_persistence_free(kata_persistence *persistence); /* accepts NULL; finalizes our statements */
 
 /* Reserves the id: a row with state "new", before anything exists. EXISTS. */

@@ -252,27 +252,34 @@ static int write_all(int fd, const char *data, size_t len)
 	return 0;
 }
 
-static int sync_parent(const char *path)
+static int open_parent(const char *path)
 {
 	KATA_AUTO(free) char *dir = kata__strdup(path);
-	KATA_AUTO_FD int fd = -1;
 	char *slash = dir ? strrchr(dir, '/') : NULL;
+	int fd;
 
-	if (!slash)
+	if (!dir)
 		return -ENOMEM;
+	if (!slash)
+		return -EINVAL;
 	slash[slash == dir] = '\0';
 	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+	return fd < 0 ? -errno : fd;
 }
 
+/* What can fail without the disk comes before the rename: after it the file is the new one. */
 int kata__write_file_atomic(const char *path, const void *data, size_t len, kata_error **err)
 {
 	KATA_AUTO(free) char *tmp = kata__format("%s.%ld.tmp", path, (long)getpid());
 	KATA_AUTO_FD int fd = -1;
+	KATA_AUTO_FD int dir_fd = -1;
 	int rc;
 
 	if (!tmp)
 		return kata__fail_no_memory(err);
+	dir_fd = open_parent(path);
+	if (dir_fd < 0)
+		return kata__fail_errno(err, -dir_fd, "cannot open the directory of '%s'", path);
 	fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return kata__fail_errno(err, errno, "cannot make '%s'", tmp);
@@ -285,6 +292,5 @@ int kata__write_file_atomic(const char *path, const void *data, size_t len, kata
 		unlink(tmp);
 		return kata__fail_errno(err, -rc, "cannot write '%s'", path);
 	}
-	rc = sync_parent(path);
-	return rc ? kata__fail_errno(err, -rc, "cannot sync the directory of '%s'", path) : 0;
+	return fsync(dir_fd) < 0 ? kata__fail_errno(err, errno, "cannot sync the directory of '%s'", path) : 0;
 }

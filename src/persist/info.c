@@ -12,7 +12,7 @@ static void copy_text(char *to, size_t size, const char *from)
 	snprintf(to, size, "%s", from ? from : "");
 }
 
-static void info_of_record(const struct kata_record *r, kata_sandbox_info *info)
+void kata__info_of_record(const struct kata_record *r, kata_sandbox_info *info)
 {
 	copy_text(info->id, sizeof(info->id), r->id);
 	copy_text(info->state, sizeof(info->state), r->state);
@@ -52,7 +52,7 @@ static int load_info(kata_persistence *p, const char *id, kata_sandbox_info *inf
 	int rc = kata__persistence_load(p, id, &record, &own);
 
 	if (rc == 0)
-		info_of_record(record, info);
+		kata__info_of_record(record, info);
 	kata__record_free(record);
 	if (rc != KATA_E_NOT_FOUND)
 		return rc < 0 ? kata__error_move(err, &own) : 0;

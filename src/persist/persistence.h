@@ -27,6 +27,8 @@ int kata__persistence_check(const kata_persistence *p, kata_error **err);
 /* An implementation has no way to make a kata_error of its own: its status gets our words. `what` is the op. Returns
  * rc, or DATABASE when that is no status. */
 int kata__persistence_answer(const kata_persistence *p, const char *what, const char *id, int rc, kata_error **err);
+/* What a record says for lists; the rest of the info is left as it is. */
+void kata__info_of_record(const struct kata_record *record, kata_sandbox_info *info);
 /* FENCED when another owner's epoch is stored. All or nothing. */
 int kata__persistence_store(kata_persistence *p, const kata_record *record, kata_error **err);
 /* The record passed kata__record_check, and its epoch is the one that counts now. NOT_FOUND (also: only reserved),
