@@ -26,8 +26,8 @@ KATA_API int kata_batch_remove_nic(kata_batch *batch, const char *id, kata_error
 
 /*
  * Runs the batch. EXHAUSTED before anything is touched when the plugs do not all fit (how many slots there are, are
- * free and are needed), EXISTS for two items of one id, file or MAC. Otherwise the op fails with the first failed
- * item's error; ask each item for its own.
+ * free and are needed), EXISTS for two items of one id, file (backing files included) or MAC. Otherwise the op fails
+ * with the first failed item's error; ask each item for its own.
  */
 KATA_API int kata_batch_run(kata_batch *batch, const kata_op_options *options, kata_error **err);
 KATA_API int kata_batch_begin(kata_batch *batch, const kata_op_options *options, kata_op **ret_op, kata_error **err);

@@ -138,8 +138,9 @@ KATA_API int kata_vm_start_begin(kata_vm *vm, const kata_op_options *options, ka
 /*
  * Plugs a disk. On success `storage` is PLUGGED and has its guest address; the VM holds a reference. Where the only
  * free slot was freed just now, the plug waits until the guest has no late eject for it any more (some 50 ms, 0.5 s
- * under TCG). States: CREATED (cold), RUNNING, PAUSED. Returns EXISTS (the id, or the same file is plugged), EXHAUSTED
- * (how many slots there are), BUSY (mounted on the host), INVALID, VMM, TIMEOUT.
+ * under TCG). States: CREATED (cold), RUNNING, PAUSED. Returns EXISTS (the id, or the file is plugged, or is the
+ * backing file of a plugged disk and one of the two may write to it), EXHAUSTED (how many slots there are), BUSY
+ * (mounted on the host), INVALID, VMM, TIMEOUT.
  */
 KATA_API int kata_vm_add_storage(kata_vm *vm, kata_storage *storage, const kata_op_options *options, kata_error **err);
 KATA_API int kata_vm_add_storage_begin(kata_vm *vm, kata_storage *storage, const kata_op_options *options,
@@ -147,8 +148,9 @@ KATA_API int kata_vm_add_storage_begin(kata_vm *vm, kata_storage *storage, const
 /*
  * Unplugs. The slot is free again only when the guest has let go. If it does not by the deadline: TIMEOUT, and the disk
  * stays plugged; try again later. (If the guest lets go meanwhile, it is DIVERGED.) A virtio-scsi disk is taken without
- * the guest's consent: unmount first. Where a sandbox uses the VM, call kata_sandbox_remove_storage: here nobody asks
- * whether a container has the disk. States: CREATED, RUNNING, PAUSED. Returns NOT_FOUND, TIMEOUT, VMM.
+ * the guest's consent: unmount first. Where a sandbox uses the VM, call kata_sandbox_remove_storage, which tells the
+ * guest first. States: CREATED, RUNNING, PAUSED. Returns NOT_FOUND, BUSY (a container of a sandbox over this VM has the
+ * disk: which), TIMEOUT, VMM.
  */
 KATA_API int kata_vm_remove_storage(kata_vm *vm, const char *id, const kata_op_options *options, kata_error **err);
 KATA_API int kata_vm_remove_storage_begin(kata_vm *vm, const char *id, const kata_op_options *options, kata_op **ret_op,

@@ -174,7 +174,7 @@ static void on_vm_ended(void *user)
 
 int kata__agent_listen(kata_agent *agent, kata_error **err)
 {
-	return agent->vm ? kata__vm_add_ended_listener(agent->vm, on_vm_ended, agent, err) : 0;
+	return agent->vm ? kata__vm_add_listener(agent->vm, on_vm_ended, NULL, agent, err) : 0;
 }
 
 static void close_agent(kata_agent *agent)
@@ -183,7 +183,7 @@ static void close_agent(kata_agent *agent)
 	void *self = agent->self;
 
 	if (agent->vm)
-		kata__vm_remove_ended_listener(agent->vm, on_vm_ended, agent);
+		kata__vm_remove_listener(agent->vm, on_vm_ended, agent);
 	agent->ops = NULL;
 	agent->self = NULL;
 	if (ops)

@@ -210,7 +210,7 @@ static bool agrees(int *family, int seen)
 	return true;
 }
 
-static int check_route(const kata_agent_route *route, size_t i, kata_error **err)
+int kata__agent_check_route(const char *what, const kata_agent_route *route, kata_error **err)
 {
 	char address[46];
 	unsigned prefix;
@@ -219,22 +219,19 @@ static int check_route(const kata_agent_route *route, size_t i, kata_error **err
 
 	if (!route->device || !*route->device || strlen(route->device) > 15)
 		return kata__fail(err, KATA_E_INVALID, CALLER,
-				  "request.routes[%zu].device: '%s' must have 1 to 15 bytes", i,
+				  "%s.device: '%s' must be the name of an interface of the guest, 1 to 15 bytes", what,
 				  route->device ? route->device : "");
 	if (route->destination && *route->destination &&
 	    (!kata__agent_parse_prefix(route->destination, address, &prefix, &is_v6) ||
 	     !agrees(&family, is_v6 ? AF_INET6 : AF_INET)))
-		return kata__fail(err, KATA_E_INVALID, CALLER,
-				  "request.routes[%zu].destination: '%s' is not like 10.0.0.0/8", i,
+		return kata__fail(err, KATA_E_INVALID, CALLER, "%s.destination: '%s' is not like 10.0.0.0/8", what,
 				  route->destination);
 	if (route->gateway && *route->gateway && !agrees(&family, family_of(route->gateway)))
 		return kata__fail(err, KATA_E_INVALID, CALLER,
-				  "request.routes[%zu].gateway: '%s' is no address of the destination's family", i,
-				  route->gateway);
+				  "%s.gateway: '%s' is no address of the destination's family", what, route->gateway);
 	if (route->source && *route->source && !agrees(&family, family_of(route->source)))
 		return kata__fail(err, KATA_E_INVALID, CALLER,
-				  "request.routes[%zu].source: '%s' is no address of the destination's family", i,
-				  route->source);
+				  "%s.source: '%s' is no address of the destination's family", what, route->source);
 	return 0;
 }
 
@@ -244,8 +241,11 @@ static int check_routes(const kata_agent_request *r, kata_error **err)
 		return kata__fail(err, KATA_E_INVALID, CALLER, "request.routes: %zu at %p, at most %u are taken",
 				  r->route_count, (const void *)r->routes, LIST_MAX);
 	for (size_t i = 0; i < r->route_count; i++) {
-		int rc = check_route(&r->routes[i], i, err);
+		char what[40];
+		int rc;
 
+		snprintf(what, sizeof(what), "request.routes[%zu]", i);
+		rc = kata__agent_check_route(what, &r->routes[i], err);
 		if (rc)
 			return rc;
 	}

@@ -14,6 +14,9 @@ int kata__agent_request_check(const kata_agent_request *request, kata_error **er
  */
 size_t kata__agent_request_copy(const kata_agent_request *request, void *memory, kata_agent_request *ret);
 
+/* INVALID, naming the member of `what` ("routes[0]"). */
+int kata__agent_check_route(const char *what, const kata_agent_route *route, kata_error **err);
+
 /* "10.0.0.2/24" or "fd00::1/64". False when it is neither; the parts are set otherwise. is_v6 and prefix may not be
  * NULL. */
 bool kata__agent_parse_prefix(const char *text, char address[46], unsigned *prefix, bool *is_v6);

@@ -30,7 +30,7 @@ static void link_by_age(struct kata__pool_size *size, struct kata__pool_member *
 
 int kata__members_add(struct kata__pool *pool, struct kata__pool_member *take_member)
 {
-	int rc = kata__vm_add_ended_listener(take_member->vm, has_died, take_member, NULL);
+	int rc = kata__vm_add_listener(take_member->vm, has_died, NULL, take_member, NULL);
 
 	if (rc < 0)
 		return rc;
@@ -49,7 +49,7 @@ static struct kata__pool_member *unlink_at(struct kata__pool_size *size, struct 
 	*at = m->next;
 	m->next = NULL;
 	size->ready_count--;
-	kata__vm_remove_ended_listener(m->vm, has_died, m);
+	kata__vm_remove_listener(m->vm, has_died, m);
 	if (m->agent)
 		kata__agent_set_lost_listener(m->agent, NULL, NULL);
 	return m;

@@ -57,13 +57,17 @@ int kata__process_get(kata_sandbox *s, const char *container_id, const char *exe
 	return 0;
 }
 
-const struct kata__container *kata__container_of_storage(kata_sandbox *s, const char *storage_id)
+int kata__container_check_unused(kata_sandbox *s, const char *storage_id, kata_error **err)
 {
 	for (struct kata__container *c = s->containers; c; c = c->next)
 		for (char **id = c->storages; id && *id; id++)
 			if (strcmp(*id, storage_id) == 0)
-				return c;
-	return NULL;
+				return kata__fail(
+					err, KATA_E_BUSY, CALLER,
+					"storage '%s' is in use by container '%s' of sandbox '%s': remove that "
+					"first",
+					storage_id, c->id, s->id);
+	return 0;
 }
 
 /* ---- making */

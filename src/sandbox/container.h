@@ -70,8 +70,8 @@ void kata__process_forget(kata_sandbox *s, struct kata__container *c, struct kat
 void kata__container_set_state(kata_sandbox *s, struct kata__container *c, kata_process_state from,
 			       kata_process_state to);
 void kata__process_set_state(struct kata__process *p, kata_process_state state);
-/* The container (visible or not) that names the storage, or NULL. */
-const struct kata__container *kata__container_of_storage(kata_sandbox *s, const char *storage_id);
+/* BUSY where a container (visible or not) names the storage. */
+int kata__container_check_unused(kata_sandbox *s, const char *storage_id, kata_error **err);
 
 /* Waiting. An added waiter is resumed once, unless it is removed first. The add fails where the guest cannot be asked.
  */

@@ -116,13 +116,15 @@ static int find_storage(kata_sandbox *s, const char *id, kata_storage **ret, kat
 {
 	for (const struct kata__sandbox_leaving *l = s->leaving; l; l = l->next)
 		if (strcmp(l->id, id) == 0)
-			return kata__fail(err, KATA_E_BUSY, CALLER, "storage '%s' is being removed", id);
+			return kata__fail(err, KATA_E_BUSY, CALLER, "config.oci_spec: storage '%s' is being removed",
+					  id);
 	if (kata_vm_find_storage(s->vm, id, ret, NULL) < 0)
 		return kata__fail(err, KATA_E_NOT_FOUND, CALLER,
-				  "oci_spec: storage '%s' is not plugged into sandbox '%s': add it first", id, s->id);
+				  "config.oci_spec: storage '%s' is not plugged into sandbox '%s': add it first", id,
+				  s->id);
 	if (kata_storage_get_state(*ret) == KATA_DEVICE_PLUGGED)
 		return 0;
-	kata__fail(err, KATA_E_NOT_FOUND, CALLER, "oci_spec: storage '%s' is %s, must be plugged", id,
+	kata__fail(err, KATA_E_NOT_FOUND, CALLER, "config.oci_spec: storage '%s' is %s, must be plugged", id,
 		   kata_device_state_get_name(kata_storage_get_state(*ret)));
 	kata_storage_unref(*ret);
 	return KATA_E_NOT_FOUND;

@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "agent/request.h"
 #include "base/json.h"
 #include "base/options.h"
 #include "base/text.h"
@@ -143,11 +144,10 @@ static int step_check_unused(kata_op *op, kata_error **err)
 {
 	struct device_op *d = device(op);
 	kata_sandbox *s = d->base.sandbox;
-	const struct kata__container *user = kata__container_of_storage(s, d->id);
+	int rc = kata__container_check_unused(s, d->id, err);
 
-	if (user)
-		return kata__fail(err, KATA_E_BUSY, CALLER,
-				  "storage '%s' is in use by container '%s': remove that first", d->id, user->id);
+	if (rc < 0)
+		return rc;
 	if (kata_vm_find_storage(s->vm, d->id, &d->storage, err) < 0)
 		return kata__error_wrap(err, KATA_E_NOT_FOUND, "storage '%s' is not plugged into sandbox '%s'", d->id,
 					s->id);
@@ -514,6 +514,9 @@ int kata_sandbox_remove_storage(kata_sandbox *sandbox, const char *id, const kat
 static int check_interface(const kata_interface_config *c, kata_error **err)
 {
 	size_t n = c->name ? strlen(c->name) : 0;
+	char address[46];
+	unsigned prefix;
+	bool is_v6;
 
 	if (n < 1 || n > 15 || strpbrk(c->name, "/ \t\n%"))
 		return kata__fail(
@@ -524,11 +527,10 @@ static int check_interface(const kata_interface_config *c, kata_error **err)
 		return kata__fail(err, KATA_E_INVALID, CALLER,
 				  "config.mtu: %u is out of range, expected 68 to 65535, or 0", c->mtu);
 	for (size_t i = 0; c->addresses && c->addresses[i]; i++)
-		if (!strchr(c->addresses[i], '/'))
-			return kata__fail(
-				err, KATA_E_INVALID, CALLER,
-				"config.addresses[%zu]: '%.64s' has no prefix length, expected address/prefix", i,
-				c->addresses[i]);
+		if (!kata__agent_parse_prefix(c->addresses[i], address, &prefix, &is_v6))
+			return kata__fail(err, KATA_E_INVALID, CALLER,
+					  "config.addresses[%zu]: '%.64s' is not like 10.0.0.2/24 or fd00::2/64", i,
+					  c->addresses[i]);
 	return 0;
 }
 
@@ -631,10 +633,15 @@ static int check_routes(const kata_agent_route *routes, size_t count, kata_error
 	if (!routes || count == 0 || count > KATA__SANDBOX_ROUTES_MAX)
 		return kata__fail(err, KATA_E_INVALID, CALLER, "routes: expected 1 to %u routes, found %zu",
 				  KATA__SANDBOX_ROUTES_MAX, routes ? count : 0);
-	for (size_t i = 0; i < count; i++)
-		if (!routes[i].device || !routes[i].device[0])
-			return kata__fail(err, KATA_E_INVALID, CALLER,
-					  "routes[%zu].device: expected an interface of the guest", i);
+	for (size_t i = 0; i < count; i++) {
+		char what[32];
+		int rc;
+
+		snprintf(what, sizeof(what), "routes[%zu]", i);
+		rc = kata__agent_check_route(what, &routes[i], err);
+		if (rc < 0)
+			return rc;
+	}
 	return 0;
 }
 

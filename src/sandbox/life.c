@@ -343,7 +343,7 @@ static void power_off_over(struct kata__life_op *l)
 {
 	kata__timer_remove(kata__take_ptr(l->timer));
 	kata__call_drop(kata__take_ptr(l->call));
-	kata__vm_remove_ended_listener(l->base.sandbox->vm, kata__life_vm_ended, l);
+	kata__vm_remove_listener(l->base.sandbox->vm, kata__life_vm_ended, l);
 }
 
 /* However it ended, what comes next is the destroy. */
@@ -400,7 +400,7 @@ static int step_power_off(kata_op *op, kata_error **err)
 	if (!s->agent || kata_vm_get_state(s->vm) != KATA_VM_RUNNING)
 		return KATA__STEP_DONE;
 	l->token = kata__op_token(op);
-	rc = kata__vm_add_ended_listener(s->vm, kata__life_vm_ended, l, err);
+	rc = kata__vm_add_listener(s->vm, kata__life_vm_ended, NULL, l, err);
 	if (rc == 0)
 		rc = kata__timer_add(loop, l->orderly_deadline, power_off_late, l, &l->timer, err);
 	if (rc == 0)

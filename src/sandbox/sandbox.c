@@ -165,6 +165,11 @@ static void vm_ended(void *user)
 	kata__sandbox_ended(user);
 }
 
+static int check_unused(void *user, const char *storage_id, kata_error **err)
+{
+	return kata__container_check_unused(user, storage_id, err);
+}
+
 static void agent_lost(void *user)
 {
 	kata__sandbox_ended(user);
@@ -176,7 +181,7 @@ int kata__sandbox_listen(kata_sandbox *s, kata_error **err)
 
 	if (s->listening)
 		return 0;
-	rc = kata__vm_add_ended_listener(s->vm, vm_ended, s, err);
+	rc = kata__vm_add_listener(s->vm, vm_ended, check_unused, s, err);
 	if (rc < 0)
 		return rc;
 	if (s->agent)
@@ -189,7 +194,7 @@ void kata__sandbox_unlisten(kata_sandbox *s)
 {
 	if (!s->listening)
 		return;
-	kata__vm_remove_ended_listener(s->vm, vm_ended, s);
+	kata__vm_remove_listener(s->vm, vm_ended, s);
 	if (s->agent)
 		kata__agent_set_lost_listener(s->agent, NULL, NULL);
 	s->listening = false;

@@ -15,12 +15,15 @@ static int parse_object(const char *argument, const char *text, size_t length, j
 {
 	KATA_AUTO(kata_error_free) kata_error *cause = NULL;
 	KATA_AUTO_JSON json_t *o = NULL;
+	int rc;
 
 	if (!text)
 		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: it is NULL, expected JSON text", argument);
-	if (kata__json_parse(argument, text, length ? length : strlen(text), KATA__SPEC_MAX, &o, &cause) < 0)
-		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: it is not JSON: %s", argument,
-				  kata_error_get_message(cause));
+	rc = kata__json_parse(argument, text, length ? length : strlen(text), KATA__SPEC_MAX, &o, &cause);
+	if (rc == KATA_E_CORRUPT) /* the caller's argument, not a file */
+		return kata__fail(err, KATA_E_INVALID, CALLER, "%s", kata_error_get_message(cause));
+	if (rc < 0)
+		return kata__error_move(err, &cause);
 	if (!json_is_object(o))
 		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: expected a JSON object", argument);
 	*ret = kata__take_ptr(o);

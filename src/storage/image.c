@@ -267,7 +267,7 @@ static int check_backing_format(const kata_storage *storage, const struct source
 }
 
 static int open_backing(const kata_storage *storage, const struct source *image, const struct kata__qcow2 *header,
-			int *ret_fd, kata_error **err)
+			int *ret_fd, struct stat *ret_st, kata_error **err)
 {
 	const char *path = kata__storage_backing_path(storage);
 	KATA_AUTO(free)
@@ -277,7 +277,6 @@ static int open_backing(const kata_storage *storage, const struct source *image,
 	struct kata__qcow2 ignored;
 	KATA_AUTO_FD int fd = -1;
 	uint64_t size;
-	struct stat st;
 	int rc;
 
 	if (!path)
@@ -287,16 +286,57 @@ static int open_backing(const kata_storage *storage, const struct source *image,
 	if (!header->backing[0])
 		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: has no backing file, but backing_path names %s",
 				  image->what, path);
-	rc = open_source(&s, &fd, &st, err);
+	rc = open_source(&s, &fd, ret_st, err);
 	if (rc == 0)
-		rc = check_backing_name(storage, image, header->backing, &st, err);
+		rc = check_backing_name(storage, image, header->backing, ret_st, err);
 	if (rc == 0)
 		rc = check_backing_format(storage, image, header, err);
 	if (rc == 0)
-		rc = check_content(&s, fd, &st, &size, &ignored, err);
+		rc = check_content(&s, fd, ret_st, &size, &ignored, err);
 	if (rc == 0)
 		*ret_fd = kata__take_fd(&fd);
 	return rc;
+}
+
+/* ---- which files they are ---- */
+
+struct kata__file_id kata__file_id_of(const struct stat *st)
+{
+	if (S_ISBLK(st->st_mode))
+		return (struct kata__file_id){0, (ino_t)st->st_rdev};
+	return (struct kata__file_id){st->st_dev, st->st_ino};
+}
+
+static bool look(const char *path, struct kata__file_id *ret)
+{
+	struct stat st;
+
+	if (!path || stat(path, &st) < 0)
+		return false;
+	*ret = kata__file_id_of(&st);
+	return true;
+}
+
+void kata__disk_files_look(const kata_storage *s, struct kata__disk_files *ret)
+{
+	*ret = (struct kata__disk_files){.read_only = kata_storage_is_read_only(s)};
+	ret->has_file = look(kata_storage_get_path(s), &ret->file);
+	ret->has_backing = look(kata__storage_backing_path(s), &ret->backing);
+}
+
+static bool is_one(const struct kata__file_id *a, const struct kata__file_id *b)
+{
+	return a->dev == b->dev && a->ino == b->ino;
+}
+
+bool kata__disk_files_same(const struct kata__disk_files *a, const struct kata__disk_files *b)
+{
+	return a->has_file && b->has_file && !(a->read_only && b->read_only) && is_one(&a->file, &b->file);
+}
+
+bool kata__disk_files_below(const struct kata__disk_files *a, const struct kata__disk_files *b)
+{
+	return a->has_file && b->has_backing && !a->read_only && is_one(&a->file, &b->backing);
 }
 
 /* ---- the whole ---- */
@@ -312,7 +352,7 @@ int kata__image_open(const kata_storage *s, struct kata__image *ret, kata_error 
 	struct kata__qcow2 header = {0};
 	KATA_AUTO_FD int fd = -1, backing_fd = -1;
 	uint64_t size = 0;
-	struct stat st;
+	struct stat st, backing = {0};
 	int rc;
 
 	if (!what)
@@ -321,12 +361,15 @@ int kata__image_open(const kata_storage *s, struct kata__image *ret, kata_error 
 	if (rc == 0)
 		rc = check_content(&image, fd, &st, &size, &header, err);
 	if (rc == 0)
-		rc = open_backing(s, &image, &header, &backing_fd, err);
+		rc = open_backing(s, &image, &header, &backing_fd, &backing, err);
 	if (rc < 0)
 		return rc;
 	ret->size_bytes = size;
-	ret->dev = S_ISBLK(st.st_mode) ? 0 : st.st_dev;
-	ret->ino = S_ISBLK(st.st_mode) ? (ino_t)st.st_rdev : st.st_ino;
+	ret->files = (struct kata__disk_files){.has_file = true,
+					       .has_backing = backing_fd >= 0,
+					       .read_only = image.read_only,
+					       .file = kata__file_id_of(&st),
+					       .backing = kata__file_id_of(&backing)};
 	ret->fd = kata__take_fd(&fd);
 	ret->backing_fd = kata__take_fd(&backing_fd);
 	return 0;

@@ -4,6 +4,7 @@
 /* The inside of kata_storage, and opening images safely. */
 #include <kata/storage.h>
 
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include "base/error.h"
@@ -33,13 +34,32 @@ int kata__storage_clone(const kata_storage *s, const struct kata__storage_place 
 json_t *kata__storage_to_json(const kata_storage *s);
 int kata__storage_from_json(const json_t *o, const char *what, kata_storage **ret, kata_error **err);
 
+/* A file, whatever its path: for block devices 0 and st_rdev in ino. */
+struct kata__file_id {
+	dev_t dev;
+	ino_t ino;
+};
+struct kata__file_id kata__file_id_of(const struct stat *st);
+
+/* The files of a disk: its own, which it may write to, and the one below that, which it reads. */
+struct kata__disk_files {
+	bool has_file, has_backing; /* it is known which */
+	bool read_only;
+	struct kata__file_id file, backing;
+};
+/* As its paths lead to them now. Blocking. */
+void kata__disk_files_look(const kata_storage *s, struct kata__disk_files *ret);
+/* Both have one file, and one of them may write to it. */
+bool kata__disk_files_same(const struct kata__disk_files *a, const struct kata__disk_files *b);
+/* `a` may write to the backing file of `b`. */
+bool kata__disk_files_below(const struct kata__disk_files *a, const struct kata__disk_files *b);
+
 /* An image opened and checked: what the VMM gets. */
 struct kata__image {
 	int fd;              /* O_RDWR, or O_RDONLY when read-only; -1 when closed */
 	int backing_fd;      /* O_RDONLY, or -1 */
 	uint64_t size_bytes; /* virtual size */
-	dev_t dev;           /* identity of the opened file: for block devices 0 and st_rdev in ino */
-	ino_t ino;
+	struct kata__disk_files files;
 };
 /*
  * Opens the storage's path without following a symlink swap after the check (what is checked is the fd), and refuses:

@@ -18,7 +18,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/options.h"
 
@@ -33,9 +32,7 @@ struct item {
 	char id[KATA__VM_ITEM_ID_MAX];
 	kata_storage *storage; /* referenced; removals: from the begin on */
 	kata_nic *nic;
-	bool has_file;
-	dev_t dev;
-	ino_t ino;
+	struct kata__disk_files files;
 	kata_op *op;         /* under the mutex; referenced */
 	kata_error *refused; /* the op could not even begin; [leader] */
 	bool undone;
@@ -204,17 +201,10 @@ static kata_batch *batch_of(kata_op *op)
 static int identify(kata_op *op, kata_error **err)
 {
 	kata_batch *b = batch_of(op);
-	struct stat st;
 
-	for (size_t i = 0; i < b->count; i++) {
-		struct item *it = &b->items[i];
-
-		if (it->kind != ADD_STORAGE || stat(kata_storage_get_path(it->storage), &st) < 0)
-			continue;
-		it->has_file = true;
-		it->dev = S_ISBLK(st.st_mode) ? 0 : st.st_dev;
-		it->ino = S_ISBLK(st.st_mode) ? (ino_t)st.st_rdev : st.st_ino;
-	}
+	for (size_t i = 0; i < b->count; i++)
+		if (b->items[i].kind == ADD_STORAGE)
+			kata__disk_files_look(b->items[i].storage, &b->items[i].files);
 	return KATA__STEP_DONE;
 }
 
@@ -223,20 +213,32 @@ static bool is_add(const struct item *it)
 	return it->kind == ADD_STORAGE || it->kind == ADD_NIC;
 }
 
+static int check_below(const struct item *below, const struct item *above, kata_error **err)
+{
+	if (!kata__disk_files_below(&below->files, &above->files))
+		return 0;
+	return kata__fail(
+		err, KATA_E_EXISTS, CALLER,
+		"batch: storage '%s', %s, is the backing file of storage '%s': it may be plugged only read-only",
+		below->id, kata_storage_get_path(below->storage), above->id);
+}
+
 static int check_pair(const struct item *a, const struct item *b, kata_error **err)
 {
+	int rc;
+
 	if (strcmp(a->id, b->id) == 0)
 		return kata__fail(err, KATA_E_EXISTS, CALLER, "batch: two items have the id '%s'", a->id);
 	if (a->kind == ADD_NIC && b->kind == ADD_NIC && strcmp(kata_nic_get_mac(a->nic), kata_nic_get_mac(b->nic)) == 0)
 		return kata__fail(err, KATA_E_EXISTS, CALLER, "batch: NICs '%s' and '%s' have one MAC, %s", a->id,
 				  b->id, kata_nic_get_mac(a->nic));
-	if (a->has_file && b->has_file && a->dev == b->dev && a->ino == b->ino &&
-	    !(kata_storage_is_read_only(a->storage) && kata_storage_is_read_only(b->storage)))
+	if (kata__disk_files_same(&a->files, &b->files))
 		return kata__fail(
 			err, KATA_E_EXISTS, CALLER,
 			"batch: storages '%s' and '%s' are one file, %s: it may be there twice only read-only", a->id,
 			b->id, kata_storage_get_path(a->storage));
-	return 0;
+	rc = check_below(a, b, err);
+	return rc < 0 ? rc : check_below(b, a, err);
 }
 
 static int check_against_vm(kata_vm *vm, const struct item *it, kata_error **err)

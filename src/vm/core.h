@@ -23,15 +23,14 @@ struct kata__vm_device {
 	kata_nic *nic;
 	int slot;
 	bool on_lun;
-	bool committed; /* plugged, unplugging or diverged: in the public lists */
-	bool lost;      /* it has left the machine, says the VMM */
-	bool has_file;
-	dev_t dev;
-	ino_t ino;
+	bool committed;                /* plugged, unplugging or diverged: in the public lists */
+	bool lost;                     /* it has left the machine, says the VMM */
+	struct kata__disk_files files; /* storages, once they are known */
 };
 
 struct kata__vm_listener {
-	kata__vm_ended_fn fn; /* NULL: removed while notifying */
+	kata__vm_ended_fn ended; /* NULL: removed while notifying */
+	kata__vm_check_unused_fn check_unused;
 	void *user;
 };
 
@@ -108,6 +107,8 @@ void kata__vm_drop_memory(kata_vm *vm);
 void kata__vm_move_locked(kata_vm *vm, kata_vm_state state);
 /* [leader] Ended fd, waiters, listeners. */
 void kata__vm_notify_ended(kata_vm *vm);
+/* [leader] BUSY: a listener uses that storage. */
+int kata__vm_check_unused(const kata_vm *vm, const char *storage_id, kata_error **err);
 
 /* Ids of the VMs of a context (registry.c). EXISTS. */
 int kata__vm_register(kata_vm *vm, kata_error **err);
@@ -121,13 +122,15 @@ int kata__vm_reregister(kata_vm *vm, const char *id, kata_error **err);
 int kata__vm_device_reserve(kata_vm *vm, kata_storage *storage, kata_nic *nic, int *ret_slot, kata_error **err);
 /* Rebuild: a certain slot; committed at once. */
 int kata__vm_device_restore(kata_vm *vm, kata_storage *storage, kata_nic *nic, uint32_t slot, kata_error **err);
-/* [any thread] EXISTS when another device has that file and not both are read-only; else notes it. */
-int kata__vm_device_claim_file(kata_vm *vm, const kata_storage *storage, dev_t dev, ino_t ino, kata_error **err);
+/* [any thread] EXISTS when another device has one of these files and one of the two may write to it; else notes them.
+ */
+int kata__vm_device_claim_files(kata_vm *vm, const kata_storage *storage, const struct kata__disk_files *files,
+				kata_error **err);
 /* [any thread] Slot of the device, committed or not; -1 when it is not in the table. */
 int kata__vm_device_slot(kata_vm *vm, const void *storage_or_nic, bool *ret_committed);
 void kata__vm_device_commit(kata_vm *vm, const void *storage_or_nic);
-/* [any thread] The file is gone: another may have its inode. */
-void kata__vm_device_unclaim_file(kata_vm *vm, const kata_storage *storage);
+/* [any thread] Notes them unasked; all zero: none, they are gone and others may have their inodes. */
+void kata__vm_device_note_files(kata_vm *vm, const kata_storage *storage, const struct kata__disk_files *files);
 /* [any thread] The file is the one that was plugged, or nobody knows which that was. */
 bool kata__vm_device_has_file(kata_vm *vm, const kata_storage *storage, const struct stat *st);
 /* Out of the table, slot free, device NEW. */

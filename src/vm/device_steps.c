@@ -86,7 +86,7 @@ int kata__vm_step_open_image(kata_op *op, kata_error **err)
 
 	if (rc < 0)
 		return rc;
-	rc = kata__vm_device_claim_file(d->vm, d->storage, d->image.dev, d->image.ino, err);
+	rc = kata__vm_device_claim_files(d->vm, d->storage, &d->image.files, err);
 	if (rc < 0)
 		kata__image_close(&d->image);
 	return rc;
@@ -191,6 +191,8 @@ int kata__vm_step_find_storage(kata_op *op, kata_error **err)
 	kata_storage *s = kata__vm_op_data(op)->storage;
 	int rc = find(op, s, "storage", kata_storage_get_id(s), kata_storage_get_state(s), err);
 
+	if (rc == 0)
+		rc = kata__vm_check_unused(kata__vm_op_data(op)->vm, kata_storage_get_id(s), err);
 	if (rc == 0)
 		kata__storage_set_state(s, KATA_DEVICE_UNPLUGGING);
 	return rc;

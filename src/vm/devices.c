@@ -5,9 +5,9 @@
  *     reserve --> (plug under way) --> commit --> in the public lists --> drop
  *
  * Model: the table is under the VM's mutex, so that lists answer from any thread while a plug is in progress; slots are
- * the leader's. Invariants: 1. an id is in the table once, over storages and NICs; so is a MAC. 2. a file is in the
- * table once, or every device on it is read-only. 3. a slot is taken in vm->ports or vm->luns exactly while its device
- * is in the table.
+ * the leader's. Invariants: 1. an id is in the table once, over storages and NICs; so is a MAC. 2. a file that
+ * one of them may write to is in the table once, backing files included. 3. a slot is taken in vm->ports or vm->luns
+ * exactly while its device is in the table.
  */
 #include "vm/core.h"
 
@@ -162,6 +162,20 @@ static void set_device_state(struct kata__vm_device *d, kata_device_state state)
 		kata__nic_set_state(d->nic, state);
 }
 
+static int reserve_slot(kata_vm *vm, struct kata__vm_device *d, kata_error **err)
+{
+	int rc = kata__slots_reserve(slots_of(vm, d), &d->slot, err);
+
+	if (rc == 0)
+		return 0;
+	rc = kata__error_wrap(err, rc, "%s '%s': vm '%s' has no room for it", d->storage ? "storage" : "NIC",
+			      device_id(d), vm->id);
+	if (err)
+		kata__error_set_hint(*err, "unplug another%s",
+				     d->on_lun ? "" : ", or build the VM with more config.device_slots");
+	return rc;
+}
+
 int kata__vm_device_reserve(kata_vm *vm, kata_storage *storage, kata_nic *nic, int *ret_slot, kata_error **err)
 {
 	struct kata__vm_device *d = device_new(storage, nic);
@@ -176,7 +190,7 @@ int kata__vm_device_reserve(kata_vm *vm, kata_storage *storage, kata_nic *nic, i
 		device_free(d);
 		return rc;
 	}
-	rc = kata__slots_reserve(slots_of(vm, d), &d->slot, err);
+	rc = reserve_slot(vm, d, err);
 	if (rc == 0 && (rc = append(vm, d, err)) < 0)
 		kata__slots_release(slots_of(vm, d), d->slot, false);
 	if (rc < 0) {
@@ -208,54 +222,70 @@ int kata__vm_device_restore(kata_vm *vm, kata_storage *storage, kata_nic *nic, u
 	return rc;
 }
 
-int kata__vm_device_claim_file(kata_vm *vm, const kata_storage *storage, dev_t dev, ino_t ino, kata_error **err)
+/* Under the mutex. */
+static int check_files(const kata_vm *vm, const kata_storage *mine, const struct kata__disk_files *files,
+		       const struct kata__vm_device *other, kata_error **err)
 {
-	struct kata__vm_device *mine, *other = NULL;
+	const char *id = kata_storage_get_id(mine), *path = kata_storage_get_path(mine);
+
+	if (kata__disk_files_same(files, &other->files))
+		return kata__fail(
+			err, KATA_E_EXISTS, CALLER,
+			"storage '%s': %s is plugged into vm '%s' already, as '%s': a file may be there twice "
+			"only read-only",
+			id, path, vm->id, device_id(other));
+	if (kata__disk_files_below(files, &other->files))
+		return kata__fail(
+			err, KATA_E_EXISTS, CALLER,
+			"storage '%s': %s is in vm '%s' already, as the backing file of '%s': it may be plugged "
+			"only read-only",
+			id, path, vm->id, device_id(other));
+	if (kata__disk_files_below(&other->files, files))
+		return kata__fail(
+			err, KATA_E_EXISTS, CALLER,
+			"storage '%s': its backing file %s is plugged into vm '%s' already, as '%s', which may "
+			"write to it: a backing file may be plugged only read-only",
+			id, kata__storage_backing_path(mine), vm->id, device_id(other));
+	return 0;
+}
+
+int kata__vm_device_claim_files(kata_vm *vm, const kata_storage *storage, const struct kata__disk_files *files,
+				kata_error **err)
+{
+	struct kata__vm_device *mine;
 	int rc = 0;
 
 	kata__vm_lock(vm);
 	mine = find_object(vm, storage);
-	for (size_t i = 0; i < vm->shared->device_count && !other; i++) {
-		struct kata__vm_device *d = vm->shared->devices[i];
-
-		if (d != mine && d->has_file && d->dev == dev && d->ino == ino &&
-		    !(kata_storage_is_read_only(storage) && kata_storage_is_read_only(d->storage)))
-			other = d;
-	}
-	if (other) {
-		rc = kata__fail(err, KATA_E_EXISTS, CALLER,
-				"storage '%s': %s is plugged into vm '%s' already, as '%s': a file may be there twice "
-				"only read-only",
-				kata_storage_get_id(storage), kata_storage_get_path(storage), vm->id, device_id(other));
-	} else if (mine) {
-		mine->has_file = true;
-		mine->dev = dev;
-		mine->ino = ino;
-	}
+	for (size_t i = 0; rc == 0 && i < vm->shared->device_count; i++)
+		if (vm->shared->devices[i] != mine)
+			rc = check_files(vm, storage, files, vm->shared->devices[i], err);
+	if (rc == 0 && mine)
+		mine->files = *files;
 	kata__vm_unlock(vm);
 	return rc;
 }
 
-void kata__vm_device_unclaim_file(kata_vm *vm, const kata_storage *storage)
+void kata__vm_device_note_files(kata_vm *vm, const kata_storage *storage, const struct kata__disk_files *files)
 {
 	struct kata__vm_device *d;
 
 	kata__vm_lock(vm);
 	d = find_object(vm, storage);
 	if (d)
-		d->has_file = false;
+		d->files = *files;
 	kata__vm_unlock(vm);
 }
 
 bool kata__vm_device_has_file(kata_vm *vm, const kata_storage *storage, const struct stat *st)
 {
-	bool block = S_ISBLK(st->st_mode), has;
+	struct kata__file_id file = kata__file_id_of(st);
 	const struct kata__vm_device *d;
+	bool has;
 
 	kata__vm_lock(vm);
 	d = find_object(vm, storage);
-	has = d && (!d->has_file ||
-		    (d->dev == (block ? 0 : st->st_dev) && d->ino == (block ? (ino_t)st->st_rdev : st->st_ino)));
+	has = d && (!d->files.has_file || (d->files.file.dev == file.dev && d->files.file.ino == file.ino));
 	kata__vm_unlock(vm);
 	return has;
 }

@@ -2,7 +2,7 @@
 /*
  * The end of the machine: who is told, and how. The pollable fd is made when first asked for, so that an idle VM has
  * none. `over` is what kata_vm_wait sleeps on; listeners are the rooms above (agent, sandbox), called once each on the
- * leader.
+ * leader. They are also asked whether they use a storage that is to go.
  */
 #include "vm/core.h"
 
@@ -25,11 +25,11 @@ static void call_listeners(struct kata__vm_shared *s)
 
 	s->notifying = true;
 	for (size_t i = 0; i < s->listener_count; i++)
-		if (s->listeners[i].fn)
-			s->listeners[i].fn(s->listeners[i].user);
+		if (s->listeners[i].ended)
+			s->listeners[i].ended(s->listeners[i].user);
 	s->notifying = false;
 	for (size_t i = 0; i < s->listener_count; i++)
-		if (s->listeners[i].fn)
+		if (s->listeners[i].ended)
 			s->listeners[n++] = s->listeners[i];
 	s->listener_count = n;
 }
@@ -70,7 +70,8 @@ void kata__vm_ended(kata_vm *vm)
 	}
 }
 
-int kata__vm_add_ended_listener(kata_vm *vm, kata__vm_ended_fn fn, void *user, kata_error **err)
+int kata__vm_add_listener(kata_vm *vm, kata__vm_ended_fn ended, kata__vm_check_unused_fn check_unused, void *user,
+			  kata_error **err)
 {
 	struct kata__vm_shared *s = vm->shared;
 	struct kata__vm_listener *grown = realloc(s->listeners, (s->listener_count + 1) * sizeof(*grown));
@@ -78,23 +79,34 @@ int kata__vm_add_ended_listener(kata_vm *vm, kata__vm_ended_fn fn, void *user, k
 	if (!grown)
 		return kata__fail_no_memory(err);
 	s->listeners = grown;
-	grown[s->listener_count++] = (struct kata__vm_listener){fn, user};
+	grown[s->listener_count++] = (struct kata__vm_listener){ended, check_unused, user};
 	return 0;
 }
 
-void kata__vm_remove_ended_listener(kata_vm *vm, kata__vm_ended_fn fn, void *user)
+void kata__vm_remove_listener(kata_vm *vm, kata__vm_ended_fn ended, void *user)
 {
 	struct kata__vm_shared *s = vm->shared;
 
 	for (size_t i = 0; i < s->listener_count; i++) {
-		if (s->listeners[i].fn != fn || s->listeners[i].user != user)
+		if (s->listeners[i].ended != ended || s->listeners[i].user != user)
 			continue;
-		s->listeners[i].fn = NULL;
+		s->listeners[i].ended = NULL;
 		if (!s->notifying)
 			memmove(&s->listeners[i], &s->listeners[i + 1],
 				(--s->listener_count - i) * sizeof(*s->listeners));
 		return;
 	}
+}
+
+int kata__vm_check_unused(const kata_vm *vm, const char *storage_id, kata_error **err)
+{
+	const struct kata__vm_shared *s = vm->shared;
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < s->listener_count; i++)
+		if (s->listeners[i].check_unused)
+			rc = s->listeners[i].check_unused(s->listeners[i].user, storage_id, err);
+	return rc;
 }
 
 int kata_vm_get_ended_fd(kata_vm *vm)

@@ -195,6 +195,12 @@ static int check_take(const char *dir, const char *uuid, uint64_t known_epoch, c
 	if (strcmp(before->vm_uuid, uuid) != 0)
 		return kata__fail(err, KATA_E_IDENTITY, HOST, "%s belongs to the machine %s, not to %s", dir,
 				  before->vm_uuid, uuid);
+	if (before->epoch < known_epoch)
+		return kata__fail(
+			err, KATA_E_CORRUPT, CALLER,
+			"record.epoch: is %llu, but %s stands at epoch %llu, and no record of it is newer than "
+			"that: this one was changed, or is of another machine",
+			(unsigned long long)known_epoch, dir, (unsigned long long)before->epoch);
 	if (before->epoch != known_epoch)
 		return kata__fail(err, KATA_E_FENCED, CALLER,
 				  "the record is of epoch %llu, but the machine has been taken over since (epoch "

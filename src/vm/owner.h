@@ -55,7 +55,7 @@ bool kata__owner_is_alive(const struct kata__owner *owner);
 /*
  * Makes `self` the owner of the machine `uuid` in `dir` when the recorded owner is gone, and says who was before.
  * `known_epoch` is what the record at hand says. GONE: no such directory. IDENTITY: another machine. FENCED: the owner
- * lives, or it was taken over since that record.
+ * lives, or it was taken over since that record. CORRUPT: the record claims an epoch that is yet to come.
  */
 int kata__owner_take(const char *dir, const char *uuid, uint64_t known_epoch, const struct kata__process_identity *self,
 		     struct kata__owner *ret_before, struct kata__owner *ret_now, kata_error **err);

@@ -192,7 +192,7 @@ static int make_disk(kata_op *op, struct kata__restore_disk *d, kata_error **err
 		rc = kata__image_open(d->storage, &d->image, err);
 	if (rc == 0)
 		rc = check_size(d, err);
-	return rc < 0 ? rc : kata__vm_device_claim_file(vm, d->storage, d->image.dev, d->image.ino, err);
+	return rc < 0 ? rc : kata__vm_device_claim_files(vm, d->storage, &d->image.files, err);
 }
 
 static int unmake_disks(kata_vm *vm, kata_error **err)
@@ -204,7 +204,7 @@ static int unmake_disks(kata_vm *vm, kata_error **err)
 		struct kata__restore_disk *d = &r->disks[i];
 
 		kata__image_close(&d->image);
-		kata__vm_device_unclaim_file(vm, d->storage);
+		kata__vm_device_note_files(vm, d->storage, &(struct kata__disk_files){0});
 		if (d->made && unlink(kata_storage_get_path(d->storage)) < 0 && errno != ENOENT && rc == 0)
 			rc = kata__fail_errno(err, errno, "cannot remove %s", kata_storage_get_path(d->storage));
 		d->made = false;

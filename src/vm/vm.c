@@ -166,6 +166,9 @@ void kata__vm_get_process(const kata_vm *vm, struct kata__process_identity *ret)
 
 /* ---- birth and death ---- */
 
+/* What an AF_UNIX address holds, without the longest name of a socket in the directory and its NUL. */
+#define DIR_BYTES_MAX (108u - sizeof("/console.sock"))
+
 static int make_dir_name(kata_vm *vm, kata_error **err)
 {
 	if (vm->driver->no_files)
@@ -173,6 +176,12 @@ static int make_dir_name(kata_vm *vm, kata_error **err)
 	vm->dir = kata__format("%s/vm/%s", kata_context_get_state_dir(vm->ctx), vm->id);
 	if (!vm->dir)
 		return kata__fail_no_memory(err);
+	if (strlen(vm->dir) > DIR_BYTES_MAX)
+		return kata__fail(
+			err, KATA_E_INVALID, CALLER,
+			"config.id: the VM's directory %s has %zu bytes, at most %zu leave room for the sockets "
+			"in it: use a shorter id, or a shorter state_dir of the context",
+			vm->dir, strlen(vm->dir), DIR_BYTES_MAX);
 	return kata__journal_init(&vm->journal, vm->dir, err);
 }
 

@@ -131,10 +131,16 @@ bool kata__vm_device_is_lost(kata_vm *vm, const void *storage_or_nic);
  * is not so. */
 int kata__vm_check_fence(const kata_vm *vm, kata_error **err);
 
-/* Listeners for the end of the machine (agent, sandbox). [leader]; removed by the same pair. */
+/*
+ * The rooms above listen (agent, sandbox, pool): `ended` hears of the machine's end; `check_unused` (NULL: none) is
+ * asked before a storage is unplugged, and BUSY, which says who uses it, keeps it there. [leader]; removed by the same
+ * pair.
+ */
 typedef void (*kata__vm_ended_fn)(void *user);
-int kata__vm_add_ended_listener(kata_vm *vm, kata__vm_ended_fn fn, void *user, kata_error **err);
-void kata__vm_remove_ended_listener(kata_vm *vm, kata__vm_ended_fn fn, void *user);
+typedef int (*kata__vm_check_unused_fn)(void *user, const char *storage_id, kata_error **err);
+int kata__vm_add_listener(kata_vm *vm, kata__vm_ended_fn ended, kata__vm_check_unused_fn check_unused, void *user,
+			  kata_error **err);
+void kata__vm_remove_listener(kata_vm *vm, kata__vm_ended_fn ended, void *user);
 
 /* Adds the VMM's last words and the console's tail to an error in the making. */
 void kata__vm_explain(kata_vm *vm, kata_error *err);

@@ -50,6 +50,43 @@ Test(sandbox_devices, a_disk_that_a_container_names_cannot_be_removed_until_the_
 	kit_deinit(&k);
 }
 
+static void in_use(int rc, kata_error **err)
+{
+	cr_assert_eq(rc, KATA_E_BUSY, "%s", error_text(*err));
+	cr_assert(strstr(error_text(*err),
+			 "storage 'data' is in use by container 'c1' of sandbox 'sb': remove that first"),
+		  "%s", error_text(*err));
+	error_clear(err);
+}
+
+/* By the VM's own call, which bypasses the sandbox, and in a batch. */
+Test(sandbox_devices, a_disk_that_a_container_names_cannot_be_taken_from_the_vm)
+{
+	kata_batch *batch = NULL;
+	kata_error *err = NULL;
+	struct kit k;
+	kata_vm *vm;
+
+	kit_init(&k);
+	vm = kata_sandbox_get_vm(k.s);
+	kit_add_disk(&k, "rootfs", KATA_STORAGE_VIRTIO_BLK);
+	kit_add_disk(&k, "data", KATA_STORAGE_VIRTIO_BLK);
+	kit_add_disk(&k, "other", KATA_STORAGE_VIRTIO_BLK);
+	fixture_assert_ok(add_with_spec(&k, "c1", rootfs_spec, &err), err);
+	in_use(kata_vm_remove_storage(vm, "data", NULL, &err), &err);
+	fixture_assert_ok(kata_batch_new(vm, KATA_BATCH_ALL_OR_NOTHING, &batch, &err), err);
+	fixture_assert_ok(kata_batch_remove_storage(batch, "other", &err), err);
+	fixture_assert_ok(kata_batch_remove_storage(batch, "data", &err), err);
+	in_use(kata_batch_run(batch, NULL, &err), &err);
+	kata_batch_free(batch);
+	cr_assert_eq(kata_vm_get_storage_count(vm), 3u);
+	fixture_assert_ok(kata_vm_remove_storage(vm, "other", NULL, &err), err);
+	fixture_assert_ok(kata_sandbox_remove_container(k.s, "c1", NULL, &err), err);
+	fixture_assert_ok(kata_vm_remove_storage(vm, "data", NULL, &err), err);
+	kata_vm_unref(vm);
+	kit_deinit(&k);
+}
+
 Test(sandbox_devices, a_disk_that_is_being_removed_cannot_be_named)
 {
 	struct kit k;
@@ -190,7 +227,8 @@ Test(sandbox_devices, a_nic_that_cannot_be_configured_is_unplugged_again)
 
 Test(sandbox_devices, bad_interfaces_and_routes_are_refused_by_name)
 {
-	static const char *const no_prefix[] = {"10.0.0.1", NULL};
+	static const char *const no_prefix[] = {"10.0.0.1", NULL}, *const second[] = {"10.0.0.1/24", "10.0.0.300/24",
+										      NULL};
 	kata_interface_config config = KATA_INTERFACE_CONFIG_INIT;
 	kata_agent_route route = {0};
 	struct kit k;
@@ -215,10 +253,18 @@ Test(sandbox_devices, bad_interfaces_and_routes_are_refused_by_name)
 	INVALID("config.mtu");
 	config.mtu = 0;
 	config.addresses = no_prefix;
-	INVALID("config.addresses[0]");
+	INVALID("config.addresses[0]: '10.0.0.1' is not like 10.0.0.2/24");
+	config.addresses = second;
+	INVALID("config.addresses[1]: '10.0.0.300/24' is not like 10.0.0.2/24");
 #undef INVALID
 	fixture_assert_fails(kata_sandbox_update_routes(k.s, &route, 1, NULL, &err), KATA_E_INVALID, err);
 	cr_assert(strstr(kata_error_get_message(err), "routes[0].device"));
+	error_clear(&err);
+	route.device = "eth0";
+	route.gateway = "10.0.0";
+	fixture_assert_fails(kata_sandbox_update_routes(k.s, &route, 1, NULL, &err), KATA_E_INVALID, err);
+	cr_assert_eq(strncmp(kata_error_get_message(err), "routes[0].gateway: '10.0.0' is no address", 41), 0, "%s",
+		     error_text(err));
 	error_clear(&err);
 	fixture_assert_fails(kata_sandbox_update_routes(k.s, NULL, 0, NULL, &err), KATA_E_INVALID, err);
 	error_clear(&err);

@@ -182,7 +182,8 @@ Test(vm_changed_record, what_is_asked_of_the_process_has_its_own_status)
 	snprintf(pid, sizeof(pid), "%d", (int)getpid());
 	assert_edit_refused("process.pid", pid, KATA_E_IDENTITY, "");
 	assert_edit_refused("uuid", "\"11111111-2222-4333-8444-555555555555\"", KATA_E_IDENTITY, "");
-	assert_edit_refused("epoch", "7", KATA_E_FENCED, "7");
+	assert_edit_refused("epoch", "99", KATA_E_CORRUPT, "record.epoch: is 99, but ");
+	assert_edit_refused("epoch", "99", KATA_E_CORRUPT, "stands at epoch 1, and no record of it is newer");
 }
 
 Test(vm_changed_record, that_it_was_paused_meanwhile_does_not_matter)

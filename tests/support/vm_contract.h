@@ -82,6 +82,7 @@ void world_fail_each_step(struct vm_world *w, const struct world_operation *o, b
 	X(cold_and_hot_plug_give_the_same_kind_of_result)                                                              \
 	X(a_plugged_id_is_refused)                                                                                     \
 	X(a_plugged_file_is_refused)                                                                                   \
+	X(a_backing_file_and_a_disk_that_writes_to_it_exclude_each_other)                                              \
 	X(a_storage_is_plugged_into_one_machine_at_a_time)                                                             \
 	X(two_nics_with_one_mac_are_refused)                                                                           \
 	X(exhausted_slots_say_how_many_there_are)                                                                      \

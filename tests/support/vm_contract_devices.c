@@ -111,6 +111,70 @@ void vm_contract_a_plugged_file_is_refused(const struct vm_kind *kind)
 	world_close(&w);
 }
 
+static kata_storage *overlay(struct vm_world *w, const char *id, const char *base)
+{
+	kata_storage_config c = KATA_STORAGE_CONFIG_INIT;
+	char *path = fixture_make_qcow2(&w->f, id, 1 << 20, base);
+	kata_storage *s = NULL;
+
+	c.id = id;
+	c.path = path;
+	c.format = KATA_STORAGE_QCOW2;
+	c.backing_path = base;
+	fixture_assert_ok(kata_storage_new(&c, &s, &w->err), w->err);
+	free(path);
+	return s;
+}
+
+static void refused_for_its_file(struct vm_world *w, kata_storage *s, const char *file, const char *other)
+{
+	struct census *before = fixture_census(&w->f);
+
+	fixture_assert_fails(kata_vm_add_storage(w->vm, s, NULL, &w->err), KATA_E_EXISTS, w->err);
+	cr_assert(strstr(error_text(w->err), kata_storage_get_id(s)) && strstr(error_text(w->err), file) &&
+			  strstr(error_text(w->err), other),
+		  "%s", error_text(w->err));
+	cr_assert_eq(kata_storage_get_state(s), KATA_DEVICE_NEW);
+	error_clear(&w->err);
+	fixture_assert_census(&w->f, before, "after the refused plug");
+}
+
+/* Cold, plugged, and taken over. */
+void vm_contract_a_backing_file_and_a_disk_that_writes_to_it_exclude_each_other(const struct vm_kind *kind)
+{
+	kata_storage *below, *over, *writes, *over_it;
+	char *json = NULL;
+	struct vm_world w;
+
+	world_open(&w, kind, 0);
+	below = world_disk(&w, "below", KATA_STORAGE_VIRTIO_BLK);
+	over = overlay(&w, "over", kata_storage_get_path(below));
+	writes = world_disk(&w, "writes", KATA_STORAGE_VIRTIO_SCSI);
+	over_it = overlay(&w, "over-it", kata_storage_get_path(writes));
+	fixture_assert_ok(kata_vm_add_storage(w.vm, over, NULL, &w.err), w.err);
+	fixture_assert_ok(kata_vm_add_storage(w.vm, writes, NULL, &w.err), w.err);
+	for (int i = 0; i < 3; i++) {
+		refused_for_its_file(&w, below, kata_storage_get_path(below), "'over'");
+		refused_for_its_file(&w, over_it, kata_storage_get_path(writes), "'writes'");
+		if (i == 0)
+			world_start(&w);
+		if (i == 1) {
+			fixture_assert_ok(kata_vm_release(w.vm, NULL, &json, &w.err), w.err);
+			kata_vm_unref(w.vm);
+			w.vm = NULL;
+			world_rebuild(&w, json);
+		}
+	}
+	fixture_assert_ok(kata_vm_remove_storage(w.vm, "over", NULL, &w.err), w.err);
+	fixture_assert_ok(kata_vm_add_storage(w.vm, below, NULL, &w.err), w.err);
+	free(json);
+	kata_storage_unref(below);
+	kata_storage_unref(over);
+	kata_storage_unref(writes);
+	kata_storage_unref(over_it);
+	world_close(&w);
+}
+
 void vm_contract_a_storage_is_plugged_into_one_machine_at_a_time(const struct vm_kind *kind)
 {
 	struct vm_world w;

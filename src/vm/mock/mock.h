@@ -46,12 +46,11 @@ void kata__mock_channel_devices_changed(struct kata__mock_channel *c);
 struct kata__mock_device {
 	struct kata__mock_device *next;
 	char id[65];
-	char kind[5];     /* "blk", "scsi", "net" */
-	char address[16]; /* as the guest sees it */
-	char mac[18];     /* net */
-	char name[16];    /* in the guest */
-	char *path;       /* disks; owned */
-	bool read_only;
+	char kind[5];          /* "blk", "scsi", "net" */
+	char address[16];      /* as the guest sees it */
+	char mac[18];          /* net */
+	char name[16];         /* in the guest */
+	kata_storage *storage; /* disks; referenced */
 };
 
 struct kata__mock_machine {
@@ -67,8 +66,8 @@ struct kata__mock_machine {
 
 struct kata__mock_machine *kata__mock_machine_new(kata_vm *vm); /* NULL when out of memory */
 void kata__mock_machine_free(struct kata__mock_machine *m);     /* NULL is fine */
-/* Copies the device. GONE when it has ended, EXISTS for a path that another disk has (both read-only: fine), VMM for a
- * duplicate id or an address that is taken. */
+/* Copies the device. GONE when it has ended, EXISTS for a path that another disk has and one of the two may write to,
+ * VMM for a duplicate id or an address that is taken. */
 int kata__mock_machine_attach(struct kata__mock_machine *m, const struct kata__mock_device *device, kata_error **err);
 void kata__mock_machine_detach(struct kata__mock_machine *m, const char *id);
 const struct kata__mock_device *kata__mock_machine_find(const struct kata__mock_machine *m, const char *id);

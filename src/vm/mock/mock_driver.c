@@ -193,8 +193,7 @@ static int attach_storage(kata_op *op, kata_error **err)
 		kata__vm_lun_address(d->slot, device.address);
 	else
 		kata__vm_port_address(d->slot, device.address);
-	device.path = (char *)(uintptr_t)kata_storage_get_path(d->storage);
-	device.read_only = kata_storage_is_read_only(d->storage);
+	device.storage = d->storage;
 	d->image.size_bytes = KATA__MOCK_DISK_BYTES;
 	return kata__mock_machine_attach(machine_of(op), &device, err);
 }

@@ -29,7 +29,7 @@ struct kata__mock_machine *kata__mock_machine_new(kata_vm *vm)
 
 static void free_device(struct kata__mock_device *d)
 {
-	free(d->path);
+	kata_storage_unref(d->storage);
 	free(d);
 }
 
@@ -78,21 +78,36 @@ static bool share_a_place(const struct kata__mock_device *a, const struct kata__
 	return (strcmp(a->kind, "scsi") == 0) == (strcmp(b->kind, "scsi") == 0) && strcmp(a->address, b->address) == 0;
 }
 
-static bool share_a_file(const struct kata__mock_device *a, const struct kata__mock_device *b)
+/* Nothing is opened: a file is its path. */
+static int check_files(const kata_storage *mine, const kata_storage *other, kata_error **err)
 {
-	return a->path && b->path && !(a->read_only && b->read_only) && strcmp(a->path, b->path) == 0;
+	const char *path = kata_storage_get_path(mine), *other_path = kata_storage_get_path(other);
+	const char *backing = kata__storage_backing_path(mine), *other_backing = kata__storage_backing_path(other);
+	bool writes = !kata_storage_is_read_only(mine), other_writes = !kata_storage_is_read_only(other);
+
+	if ((writes || other_writes) && strcmp(path, other_path) == 0)
+		return kata__fail(err, KATA_E_EXISTS, CALLER, "storage '%s': %s is plugged as '%s'",
+				  kata_storage_get_id(mine), path, kata_storage_get_id(other));
+	if (writes && other_backing && strcmp(path, other_backing) == 0)
+		return kata__fail(err, KATA_E_EXISTS, CALLER, "storage '%s': %s is the backing file of '%s'",
+				  kata_storage_get_id(mine), path, kata_storage_get_id(other));
+	if (other_writes && backing && strcmp(backing, other_path) == 0)
+		return kata__fail(err, KATA_E_EXISTS, CALLER, "storage '%s': its backing file %s is plugged as '%s'",
+				  kata_storage_get_id(mine), backing, kata_storage_get_id(other));
+	return 0;
 }
 
 int kata__mock_machine_attach(struct kata__mock_machine *m, const struct kata__mock_device *device, kata_error **err)
 {
 	struct kata__mock_device *d;
+	int rc;
 
 	if (m->ended)
 		return kata__fail(err, KATA_E_GONE, VMM, "the machine has ended");
 	for (const struct kata__mock_device *other = m->devices; other; other = other->next) {
-		if (share_a_file(other, device))
-			return kata__fail(err, KATA_E_EXISTS, CALLER, "storage '%s': %s is plugged as '%s'", device->id,
-					  device->path, other->id);
+		rc = device->storage && other->storage ? check_files(device->storage, other->storage, err) : 0;
+		if (rc < 0)
+			return rc;
 		if (strcmp(other->id, device->id) == 0)
 			return kata__fail(err, KATA_E_VMM, VMM, "Duplicate device ID '%s'", device->id);
 		if (share_a_place(other, device))
@@ -103,11 +118,7 @@ int kata__mock_machine_attach(struct kata__mock_machine *m, const struct kata__m
 	if (!d)
 		return kata__fail_no_memory(err);
 	*d = *device;
-	d->path = kata__strdup(device->path);
-	if (device->path && !d->path) {
-		free(d);
-		return kata__fail_no_memory(err);
-	}
+	kata_storage_ref(d->storage);
 	name_device(m, d);
 	d->next = m->devices;
 	m->devices = d;

@@ -185,9 +185,18 @@ static int fd_in_set(const json_t *sets, unsigned id)
 
 static bool is_same_file(const struct stat *a, const struct stat *b)
 {
-	if (S_ISBLK(a->st_mode) && S_ISBLK(b->st_mode))
-		return a->st_rdev == b->st_rdev;
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+	struct kata__file_id x = kata__file_id_of(a), y = kata__file_id_of(b);
+
+	return x.dev == y.dev && x.ino == y.ino;
+}
+
+/* False where it cannot be looked at. */
+static bool look_at_fd(pid_t pid, int fd, struct stat *ret)
+{
+	char link[48];
+
+	snprintf(link, sizeof(link), "/proc/%d/fd/%d", (int)pid, fd);
+	return fd >= 0 && stat(link, ret) == 0;
 }
 
 /* The kernel's name for the file of this fd, "" where it cannot be asked; "/dir/disk (deleted)" is "/dir/disk". */
@@ -208,12 +217,10 @@ static bool leads_to(const char *path, pid_t pid, int fd, const char *name)
 {
 	KATA_AUTO(free) char *real = realpath(path, NULL);
 	struct stat recorded, open_one;
-	char link[48];
 
-	snprintf(link, sizeof(link), "/proc/%d/fd/%d", (int)pid, fd);
 	if (strcmp(path, name) == 0 || (real && strcmp(real, name) == 0))
 		return true;
-	return stat(link, &open_one) < 0 || (stat(path, &recorded) == 0 && is_same_file(&recorded, &open_one));
+	return !look_at_fd(pid, fd, &open_one) || (stat(path, &recorded) == 0 && is_same_file(&recorded, &open_one));
 }
 
 static int verify_path(const kata_storage *s, const char *member, const char *path, pid_t pid, int fd, kata_error **err)
@@ -228,16 +235,37 @@ static int verify_path(const kata_storage *s, const char *member, const char *pa
 	return contradicted("storage", kata_storage_get_id(s), member, path, name, err);
 }
 
+/* So that what is plugged from now on is held against the files that QEMU has open. */
+static void note_files(kata_vm *vm, const kata_storage *s, pid_t pid, int fd, int backing_fd)
+{
+	struct kata__disk_files files = {.read_only = kata_storage_is_read_only(s)};
+	struct stat st;
+
+	if (look_at_fd(pid, fd, &st)) {
+		files.has_file = true;
+		files.file = kata__file_id_of(&st);
+	}
+	if (look_at_fd(pid, backing_fd, &st)) {
+		files.has_backing = true;
+		files.backing = kata__file_id_of(&st);
+	}
+	kata__vm_device_note_files(vm, s, &files);
+}
+
 static int verify_storage(kata_op *op, const kata_storage *s, pid_t pid, kata_error **err)
 {
 	const json_t *sets = ((struct kata__qemu_takeover *)kata__vm_op_data(op)->scratch)->fd_sets;
+	kata_vm *vm = kata__vm_op_data(op)->vm;
 	bool committed;
-	unsigned set = kata__qemu_fd_set(s, kata__vm_device_slot(kata__vm_op_data(op)->vm, s, &committed));
-	int rc = verify_path(s, "path", kata_storage_get_path(s), pid, fd_in_set(sets, set), err);
+	unsigned set = kata__qemu_fd_set(s, kata__vm_device_slot(vm, s, &committed));
+	int fd = fd_in_set(sets, set), backing_fd = fd_in_set(sets, set + 1);
+	int rc = verify_path(s, "path", kata_storage_get_path(s), pid, fd, err);
 
-	if (rc)
-		return rc;
-	return verify_path(s, "backing_path", kata__storage_backing_path(s), pid, fd_in_set(sets, set + 1), err);
+	if (rc == 0)
+		rc = verify_path(s, "backing_path", kata__storage_backing_path(s), pid, backing_fd, err);
+	if (rc == 0)
+		note_files(vm, s, pid, fd, backing_fd);
+	return rc;
 }
 
 /* ---- taps */

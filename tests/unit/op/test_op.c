@@ -640,6 +640,38 @@ Test(op_kill, a_kill_fail_point_leaves_the_intent_in_the_journal)
 	cr_expect_eq(kata__remove_tree(dir, NULL), 0);
 }
 
+/* ---- the state directory ---- */
+
+static void refused(const char *state_dir, int status, const char *part)
+{
+	kata_context_options o = KATA_CONTEXT_OPTIONS_INIT;
+	kata_context *none = NULL;
+	kata_error *err = NULL;
+
+	o.state_dir = state_dir;
+	cr_assert_eq(kata_context_new(&o, &none, &err), status);
+	cr_expect(strstr(kata_error_get_message(err), part), "%s", kata_error_get_message(err));
+	cr_expect_null(none);
+	kata_error_free(err);
+}
+
+Test(state_dir, that_is_relative_too_long_or_open_to_others_is_refused)
+{
+	char longer[110], path[80];
+
+	memset(longer, 'a', sizeof(longer));
+	longer[0] = '/';
+	longer[108] = '\0';
+	refused("relative", KATA_E_INVALID, "state_dir: 'relative' is not an absolute path");
+	refused(longer, KATA_E_INVALID, "options.state_dir: has 108 bytes: unix socket paths below it must fit");
+	setup();
+	snprintf(path, sizeof(path), "%s/open", dir);
+	cr_assert_eq(mkdir(path, 0700), 0);
+	cr_assert_eq(chmod(path, 0777), 0);
+	refused(path, KATA_E_INVALID, "can be written by others (mode 0777), must not be: chmod go-w");
+	teardown();
+}
+
 TestSuite(op_external, .timeout = 30);
 
 Test(op_external, a_blocking_call_drives_the_loop_itself)

@@ -26,6 +26,9 @@ static void assert_invalid(const char *text, const char *says)
 	cr_assert_eq(kata__spec_parse("spec", text, 0, &spec, &err), KATA_E_INVALID, "taken: %s", text);
 	cr_assert(strstr(kata_error_get_message(err), says), "'%s' does not say '%s'", kata_error_get_message(err),
 		  says);
+	cr_assert_eq(strncmp(kata_error_get_message(err), "spec: ", 6), 0);
+	cr_assert_null(strstr(kata_error_get_message(err) + 6, "spec: "), "'%s' names the argument twice",
+		       kata_error_get_message(err));
 	cr_assert_null(spec.json);
 	kata_error_free(err);
 }

@@ -116,8 +116,8 @@ Test(image, a_raw_file_is_opened_for_writing)
 	cr_assert_eq(fcntl(image.fd, F_GETFD), FD_CLOEXEC);
 	cr_assert_eq(image.backing_fd, -1);
 	cr_assert_eq(stat(path, &st), 0);
-	cr_assert_eq(image.dev, st.st_dev);
-	cr_assert_eq(image.ino, st.st_ino);
+	cr_assert_eq(image.files.file.dev, st.st_dev);
+	cr_assert_eq(image.files.file.ino, st.st_ino);
 	free(path);
 }
 
@@ -551,7 +551,7 @@ Test(image, an_unmounted_block_device_is_opened_and_held)
 	NEED_LOOP(false);
 	fixture_assert_ok(open_it(loop), err);
 	cr_assert_eq(image.size_bytes, 8u << 20);
-	cr_assert_eq(image.dev, 0u);
+	cr_assert_eq(image.files.file.dev, 0u);
 	first = image;
 	image = (struct kata__image){.fd = -1, .backing_fd = -1};
 	cr_assert_eq(open(loop, O_RDONLY | O_EXCL | O_CLOEXEC), -1, "the device is not held");

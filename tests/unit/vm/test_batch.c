@@ -177,6 +177,33 @@ Test(batch, two_disks_of_one_file_exist)
 	free(path);
 }
 
+Test(batch, a_disk_and_its_backing_file_exist)
+{
+	char *base = fixture_make_raw(&f, "base", 4096), *path = fixture_make_qcow2(&f, "over", 1 << 20, base);
+	kata_storage_config c = KATA_STORAGE_CONFIG_INIT;
+	kata_storage *over = NULL;
+
+	c.id = "over";
+	c.path = path;
+	c.format = KATA_STORAGE_QCOW2;
+	c.backing_path = base;
+	fixture_assert_ok(kata_storage_new(&c, &over, &err), err);
+	for (int i = 0; i < 2; i++) {
+		new_batch(0);
+		if (i == 0)
+			add_disk("base", base, KATA_STORAGE_VIRTIO_BLK);
+		fixture_assert_ok(kata_batch_add_storage(batch, over, &err), err);
+		if (i == 1)
+			add_disk("base", base, KATA_STORAGE_VIRTIO_BLK);
+		exists("batch: storage 'base', ");
+		cr_assert(strstr(error_text(err), "is the backing file of storage 'over'"), "%s", error_text(err));
+		error_clear(&err);
+	}
+	kata_storage_unref(over);
+	free(base);
+	free(path);
+}
+
 Test(batch, an_id_that_the_vm_has_exists)
 {
 	new_batch(0);

@@ -186,6 +186,65 @@ Test(devices, a_file_may_be_there_twice_read_only)
 	free(path);
 }
 
+static kata_storage *overlay(const char *id, const char *base)
+{
+	kata_storage_config c = KATA_STORAGE_CONFIG_INIT;
+	char *path = fixture_make_qcow2(&f, id, 1 << 20, base);
+	kata_storage *s = NULL;
+
+	c.id = id;
+	c.path = path;
+	c.format = KATA_STORAGE_QCOW2;
+	c.backing_path = base;
+	fixture_assert_ok(kata_storage_new(&c, &s, &err), err);
+	free(path);
+	return s;
+}
+
+Test(devices, the_backing_file_of_a_plugged_disk_exists_also_by_another_name)
+{
+	char *base = fixture_make_raw(&f, "base", 4096), *link = fixture_path(&f, "link");
+	kata_storage *a = overlay("a", base), *b, *c;
+
+	cr_assert_eq(symlink(base, link), 0);
+	b = disk("b", KATA_STORAGE_VIRTIO_BLK, 0, link);
+	c = disk("c", KATA_STORAGE_VIRTIO_BLK, KATA_STORAGE_READ_ONLY, link);
+	fixture_assert_ok(kata_vm_add_storage(vm, a, NULL, &err), err);
+	fixture_assert_fails(kata_vm_add_storage(vm, b, NULL, &err), KATA_E_EXISTS, err);
+	cr_assert(strstr(error_text(err), "storage 'b': ") && strstr(error_text(err), "link is in vm 'vm' already, as "
+										      "the backing file of 'a'"),
+		  "%s", error_text(err));
+	cr_assert_eq(slots_free(), 3u);
+	error_clear(&err);
+	fixture_assert_ok(kata_vm_add_storage(vm, c, NULL, &err), err);
+	kata_storage_unref(a);
+	kata_storage_unref(b);
+	kata_storage_unref(c);
+	free(base);
+	free(link);
+}
+
+Test(devices, a_disk_over_a_file_that_another_may_write_to_exists)
+{
+	char *base = fixture_make_raw(&f, "base", 4096);
+	kata_storage *a = disk("a", KATA_STORAGE_VIRTIO_SCSI, 0, base), *b = overlay("b", base),
+		     *c = overlay("c", base);
+
+	fixture_assert_ok(kata_vm_add_storage(vm, a, NULL, &err), err);
+	fixture_assert_fails(kata_vm_add_storage(vm, b, NULL, &err), KATA_E_EXISTS, err);
+	cr_assert(strstr(error_text(err), "storage 'b': its backing file ") &&
+			  strstr(error_text(err), "is plugged into vm 'vm' already, as 'a', which may write to it"),
+		  "%s", error_text(err));
+	error_clear(&err);
+	fixture_assert_ok(kata_vm_remove_storage(vm, "a", NULL, &err), err);
+	fixture_assert_ok(kata_vm_add_storage(vm, b, NULL, &err), err);
+	fixture_assert_ok(kata_vm_add_storage(vm, c, NULL, &err), err);
+	kata_storage_unref(a);
+	kata_storage_unref(b);
+	kata_storage_unref(c);
+	free(base);
+}
+
 Test(devices, a_storage_of_another_vm_is_busy)
 {
 	kata_vm *other = fake_started_vm(&f, "other", 4);

@@ -106,6 +106,16 @@ Test(owner, an_older_epoch_is_fenced)
 	cr_assert(strstr(error_text(err), "epoch 3"));
 }
 
+Test(owner, an_epoch_that_is_yet_to_come_is_corrupt)
+{
+	owner.process.pid = 0;
+	fixture_assert_ok(kata__owner_write(f.dir, &owner, &err), err);
+	cr_assert_eq(take(99, UUID), KATA_E_CORRUPT);
+	cr_assert(strstr(error_text(err), "record.epoch: is 99, but ") && strstr(error_text(err), "stands at epoch 3"),
+		  "%s", error_text(err));
+	cr_assert(!strstr(error_text(err), "taken over"), "%s", error_text(err));
+}
+
 Test(owner, no_directory_is_gone)
 {
 	struct kata__owner before, now;

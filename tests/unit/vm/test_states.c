@@ -463,12 +463,12 @@ static void count_call(void *user)
 
 static void add_listener(void *user)
 {
-	cr_assert_eq(kata__vm_add_ended_listener(vm, count_call, user, NULL), 0);
+	cr_assert_eq(kata__vm_add_listener(vm, count_call, NULL, user, NULL), 0);
 }
 
 static void remove_listener(void *user)
 {
-	kata__vm_remove_ended_listener(vm, count_call, user);
+	kata__vm_remove_listener(vm, count_call, user);
 }
 
 Test(states, the_end_is_told_once_to_fd_waiters_and_listeners)
@@ -673,6 +673,36 @@ Test(states, two_vms_of_one_id_exist)
 	fixture_assert_ok(kata_vm_destroy(vm, NULL, &err), err);
 	fixture_assert_ok(kata__vm_new(f.context, &fake_driver, &c, NULL, NULL, &other, &err), err);
 	kata_vm_unref(other);
+}
+
+Test(states, an_id_too_long_for_sockets_in_its_directory_is_refused)
+{
+	kata_context_options o = KATA_CONTEXT_OPTIONS_INIT;
+	kata_vm_config c = KATA_VM_CONFIG_INIT;
+	kata_context *second = NULL;
+	char state_dir[96], id[65];
+	kata_vm *other = NULL;
+
+	snprintf(state_dir, sizeof(state_dir), "%s/state-in-a-directory-with-a-rather-long-name", f.dir);
+	o.state_dir = state_dir;
+	fixture_assert_ok(kata_context_new(&o, &second, &err), err);
+	memset(id, 'x', 64);
+	c.id = id;
+	for (size_t n = 64; n > 0; n--) {
+		id[n] = '\0';
+		if (strlen(state_dir) + sizeof("/vm/") - 1 + n + sizeof("/console.sock") <= 108)
+			break;
+		fixture_assert_fails(kata__vm_new(second, &fake_driver, &c, NULL, NULL, &other, &err), KATA_E_INVALID,
+				     err);
+		cr_assert(strstr(error_text(err), "config.id: the VM's directory ") &&
+				  strstr(error_text(err), state_dir) &&
+				  strstr(error_text(err), "use a shorter id, or a shorter state_dir"),
+			  "%s", error_text(err));
+		error_clear(&err);
+	}
+	fixture_assert_ok(kata__vm_new(second, &fake_driver, &c, NULL, NULL, &other, &err), err);
+	kata_vm_unref(other);
+	cr_assert_eq(kata_context_free(second, NULL), 0);
 }
 
 Test(states, a_directory_of_that_id_exists)
