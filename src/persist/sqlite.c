@@ -258,14 +258,9 @@ static int op_remove(void *self, const char *id, kata_error **err)
 		return rc;
 	rc = kata__schema_verify(s, err);
 	if (rc == 0)
-		rc = kata__sqlite_savepoint(s, err);
-	if (rc == 0) {
-		rc = remove_rows(s, id, err);
-		if (rc == 0)
-			rc = kata__sqlite_release(s, err);
-		if (rc < 0)
-			kata__sqlite_rollback(s, err);
-	}
+		rc = kata__sqlite_begin_change(s, err);
+	if (rc == 0)
+		rc = kata__sqlite_end_change(s, remove_rows(s, id, err), err);
 	return kata__sqlite_leave(s, rc, err);
 }
 

@@ -36,6 +36,7 @@ enum kata__sql {
 	KATA__SQL_RELEASE,
 	KATA__SQL_ROLLBACK_TO,
 	KATA__SQL_WITNESS,     /* compiled when the schema was seen to be ours: compiled anew, it has changed */
+	KATA__SQL_CLAIM,       /* writes nothing, but waits for the right to */
 	KATA__SQL_RESERVE,     /* ?1 id, ?2 pid, ?3 start time, ?4 boot, ?5 now */
 	KATA__SQL_HEAD,        /* ?1 id; see struct kata__head */
 	KATA__SQL_UPDATE_SAME, /* the sandbox's row where epoch, generation and counts are unchanged, and nothing is
@@ -160,6 +161,10 @@ void kata__sqlite_finalize(struct kata__sqlite *s);
 int kata__sqlite_savepoint(struct kata__sqlite *s, kata_error **err);
 int kata__sqlite_release(struct kata__sqlite *s, kata_error **err);
 void kata__sqlite_rollback(struct kata__sqlite *s, kata_error **err);
+/* The same for what is to be written: waits, as the handle's busy handler says, until it may be. Ended by end_change,
+ * which keeps what was done where rc is 0, and undoes it else. */
+int kata__sqlite_begin_change(struct kata__sqlite *s, kata_error **err);
+int kata__sqlite_end_change(struct kata__sqlite *s, int rc, kata_error **err);
 
 /* schema.c */
 /* What stands in the file: 0 no tables of ours, else their version. CORRUPT: something of our names that is not ours.

@@ -305,14 +305,9 @@ int kata__sqlite_give_up_reservations(struct kata__sqlite *s, int noun, const ch
 
 /* ---- the ops */
 
-/* Ends what an op did under its savepoint. */
 static int end(struct kata__sqlite *s, int rc, kata_error **err)
 {
-	if (rc == 0)
-		rc = kata__sqlite_release(s, err);
-	if (rc < 0)
-		kata__sqlite_rollback(s, err);
-	return kata__sqlite_leave(s, rc, err);
+	return kata__sqlite_leave(s, kata__sqlite_end_change(s, rc, err), err);
 }
 
 static int begin(struct kata__sqlite *s, const char *operation, const char *subject, kata_error **err)
@@ -323,7 +318,7 @@ static int begin(struct kata__sqlite *s, const char *operation, const char *subj
 		return rc;
 	rc = kata__schema_verify(s, err);
 	if (rc == 0)
-		rc = kata__sqlite_savepoint(s, err);
+		rc = kata__sqlite_begin_change(s, err);
 	return rc < 0 ? kata__sqlite_leave(s, rc, err) : 0;
 }
 

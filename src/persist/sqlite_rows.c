@@ -145,16 +145,6 @@ static int delete_row(struct kata__sqlite *s, uint32_t kind, const char *id, kat
 
 /* ---- the ops */
 
-/* Ends what an op did under its savepoint. */
-static int end(struct kata__sqlite *s, int rc, kata_error **err)
-{
-	if (rc == 0)
-		rc = kata__sqlite_release(s, err);
-	if (rc < 0)
-		kata__sqlite_rollback(s, err);
-	return rc;
-}
-
 int kata__sqlite_put_row(void *self, const kata_row *row, const char *json, const char *expected, kata_error **err)
 {
 	struct kata__sqlite *s = self;
@@ -164,9 +154,9 @@ int kata__sqlite_put_row(void *self, const kata_row *row, const char *json, cons
 		return rc;
 	rc = kata__schema_verify(s, err);
 	if (rc == 0)
-		rc = kata__sqlite_savepoint(s, err);
+		rc = kata__sqlite_begin_change(s, err);
 	if (rc == 0)
-		rc = end(s, write_row(s, row, expected, err), err);
+		rc = kata__sqlite_end_change(s, write_row(s, row, expected, err), err);
 	return kata__sqlite_leave(s, rc, err);
 }
 
@@ -192,9 +182,9 @@ int kata__sqlite_remove_row(void *self, uint32_t kind, const char *id, kata_erro
 		return rc;
 	rc = kata__schema_verify(s, err);
 	if (rc == 0)
-		rc = kata__sqlite_savepoint(s, err);
+		rc = kata__sqlite_begin_change(s, err);
 	if (rc == 0)
-		rc = end(s, delete_row(s, kind, id, err), err);
+		rc = kata__sqlite_end_change(s, delete_row(s, kind, id, err), err);
 	return kata__sqlite_leave(s, rc, err);
 }
 

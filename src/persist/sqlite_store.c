@@ -290,16 +290,16 @@ static int put_all(struct kata__sqlite *s, const struct kata_record *record, kat
 
 static int all_or_nothing(struct kata__sqlite *s, const struct kata_record *record, kata_error **err)
 {
-	int rc = kata__sqlite_savepoint(s, err);
+	sqlite3_stmt *first = NULL;
+	int rc;
 
-	if (rc < 0)
-		return rc;
-	rc = put_all(s, record, err);
+	/* What comes first writes, and so waits until it may; but compiling it reads: kata__sqlite_begin_change. */
+	rc = kata__sqlite_prepare(s, KATA__SQL_UPDATE_SAME, &first, err);
 	if (rc == 0)
-		rc = kata__sqlite_release(s, err);
-	if (rc < 0)
-		kata__sqlite_rollback(s, err);
-	return rc;
+		rc = kata__sqlite_prepare(s, KATA__SQL_INSERT, &first, err);
+	if (rc == 0)
+		rc = kata__sqlite_savepoint(s, err);
+	return rc < 0 ? rc : kata__sqlite_end_change(s, put_all(s, record, err), err);
 }
 
 /* A sandbox with nothing below it, now and before: one statement, which needs no savepoint. *ret_done says whether that

@@ -34,6 +34,7 @@ static const char *const fixed[KATA__SQL_FIXED] = {
 	[KATA__SQL_RELEASE] = "RELEASE kata_persistence",
 	[KATA__SQL_ROLLBACK_TO] = "ROLLBACK TO kata_persistence",
 	[KATA__SQL_WITNESS] = "SELECT 1 FROM @.sqlite_master LIMIT 1",
+	[KATA__SQL_CLAIM] = "DELETE FROM @.kata_sandboxes WHERE 0",
 	[KATA__SQL_RESERVE] = "INSERT INTO @.kata_sandboxes"
 			      " (id, state, updated_at, taken_pid, taken_start_time, taken_boot_id, taken_at)"
 			      " VALUES (?1, 'new', ?5, ?2, ?3, ?4, ?5) ON CONFLICT (id) DO NOTHING",
@@ -378,4 +379,30 @@ void kata__sqlite_rollback(struct kata__sqlite *s, kata_error **err)
 		sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
 	else if (err && !sqlite3_get_autocommit(s->db))
 		kata__error_set_hint(*err, "the transaction is in doubt: roll it back");
+}
+
+/* SQLite asks the busy handler only for a transaction's first lock: one that has read and then wants to write fails at
+ * once while another writes. So the right to write comes first; its statement is compiled before, for that reads. */
+int kata__sqlite_begin_change(struct kata__sqlite *s, kata_error **err)
+{
+	sqlite3_stmt *claim = NULL;
+	int rc = kata__sqlite_prepare(s, KATA__SQL_CLAIM, &claim, err);
+
+	if (rc == 0)
+		rc = kata__sqlite_savepoint(s, err);
+	if (rc < 0)
+		return rc;
+	rc = kata__sqlite_run(s, claim, "kata_sandboxes", err);
+	if (rc < 0)
+		kata__sqlite_rollback(s, err);
+	return rc;
+}
+
+int kata__sqlite_end_change(struct kata__sqlite *s, int rc, kata_error **err)
+{
+	if (rc == 0)
+		rc = kata__sqlite_release(s, err);
+	if (rc < 0)
+		kata__sqlite_rollback(s, err);
+	return rc;
 }

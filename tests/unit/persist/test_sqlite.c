@@ -350,6 +350,140 @@ Test(sqlite_file, a_locked_database_is_busy_after_the_timeout)
 	own_deinit(&o);
 }
 
+/* ---- waiting for another writer ---- */
+
+static int write_store(kata_persistence *p, kata_error **err)
+{
+	struct record_wish wish = full_wish("pod");
+	kata_record *r = sample_record(&wish);
+	int rc = kata__persistence_store(p, r, err);
+
+	kata__record_free(r);
+	return rc;
+}
+
+static int write_reservation(kata_persistence *p, kata_error **err)
+{
+	kata_reservation_config c = KATA_RESERVATION_CONFIG_INIT;
+
+	c.sandbox_id = "pod";
+	c.kind = KATA_RESERVE_NIC;
+	c.id = "eth9";
+	return kata_persistence_reserve(p, &c, err);
+}
+
+static int write_outcome(kata_persistence *p, kata_error **err)
+{
+	return kata_persistence_settle(p, "pod", KATA_RESERVE_NIC, "eth9", KATA_RESERVATION_DONE, err);
+}
+
+static int write_network(kata_persistence *p, kata_error **err)
+{
+	kata_row row = KATA_ROW_INIT;
+
+	row.kind = KATA_ROW_NETWORK;
+	row.id = "net";
+	row.state = "up";
+	row.sandbox_id = "pod";
+	row.type = "bridge";
+	return kata_persistence_put_row(p, &row, err);
+}
+
+static int remove_network(kata_persistence *p, kata_error **err)
+{
+	return kata_persistence_remove_row(p, KATA_ROW_NETWORK, "net", err);
+}
+
+static int write_epoch(kata_persistence *p, kata_error **err)
+{
+	return kata__persistence_set_epoch(p, "pod", 1, 2, err);
+}
+
+static int delete_record(kata_persistence *p, kata_error **err)
+{
+	return kata_persistence_delete_sandbox(p, "pod", err);
+}
+
+static int busy_calls;
+
+/* The other writer ends when we are found to wait for it. */
+static int end_the_other(void *other, int count)
+{
+	busy_calls++;
+	return sqlite3_exec(other, "COMMIT", NULL, NULL, NULL) == SQLITE_OK;
+}
+
+/* Each with statements compiled anew, and again with those it has; a handler that is not asked is no waiting. */
+static void every_change_waits(kata_persistence *p, sqlite3 *db, sqlite3 *other, kata_persistence *(*renew)(void *user),
+			       void *user)
+{
+	static int (*const changes[])(kata_persistence *, kata_error **) = {
+		write_store,   write_store,    write_reservation, write_outcome, write_network,
+		write_network, remove_network, write_epoch,       delete_record};
+
+	for (int fresh = 0; fresh < 2; fresh++) {
+		for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
+			kata_error *err = NULL;
+
+			if (fresh) {
+				p = renew(user);
+				db = handle_of(p);
+			}
+			sqlite3_busy_handler(db, end_the_other, other);
+			busy_calls = 0;
+			sql(other, "BEGIN IMMEDIATE");
+			fixture_assert_ok(changes[i](p, &err), err);
+			cr_assert_eq(busy_calls, 1, "change %zu asked %d times", i, busy_calls);
+		}
+	}
+}
+
+static kata_persistence *renew_own(void *user)
+{
+	struct own *o = user;
+
+	kata_persistence_free(o->p);
+	fixture_assert_ok(own_open(o, o->path), o->err);
+	return o->p;
+}
+
+Test(sqlite_file, every_change_waits_while_another_writes)
+{
+	sqlite3 *other;
+	struct own o;
+
+	own_init(&o);
+	fixture_assert_ok(own_open(&o, o.path), o.err);
+	cr_assert_eq(sqlite3_open(o.path, &other), SQLITE_OK);
+	every_change_waits(o.p, handle_of(o.p), other, renew_own, &o);
+	sqlite3_close(other);
+	own_deinit(&o);
+}
+
+static kata_persistence *renew_attached(void *user)
+{
+	struct caller *c = user;
+
+	kata_persistence_free(c->p);
+	fixture_assert_ok(kata_persistence_new_sqlite_attached(c->f.context, c->db, NULL, &c->p, &c->err), c->err);
+	return c->p;
+}
+
+Test(sqlite_attached, every_change_asks_the_callers_busy_handler)
+{
+	struct caller c;
+	sqlite3 *other;
+	char *path;
+
+	caller_open(&c);
+	path = fixture_path(&c.f, "caller.db");
+	cr_assert_eq(sqlite3_open(path, &other), SQLITE_OK);
+	every_change_waits(c.p, c.db, other, renew_attached, &c);
+	sqlite3_close(other);
+	free(path);
+	caller_close(&c);
+}
+
 /* Processes, for threads of one process share SQLite's idea of the file's locks. */
 Test(sqlite_file, may_be_made_by_many_processes_at_once)
 {
