@@ -404,7 +404,7 @@ CHANGED(another_uuid_is_another_identity, "uuid", json_string("00000000-0000-400
 CHANGED(another_state_is_corrupt, "state", json_string("destroyed"), KATA_E_CORRUPT, "record.state")
 CHANGED(an_epoch_of_zero_is_corrupt, "epoch", json_integer(0), KATA_E_CORRUPT, "epoch")
 CHANGED(an_epoch_below_zero_is_corrupt, "epoch", json_integer(-1), KATA_E_CORRUPT, "record.epoch")
-CHANGED(another_epoch_is_fenced, "epoch", json_integer(7), KATA_E_FENCED, "epoch 7")
+CHANGED(an_epoch_that_is_yet_to_come_is_corrupt, "epoch", json_integer(7), KATA_E_CORRUPT, "record.epoch: is 7, but ")
 CHANGED(a_time_scale_of_zero_is_corrupt, "time_scale", json_integer(0), KATA_E_CORRUPT, "time_scale")
 CHANGED(an_unknown_transport_is_corrupt, "agent_transport", json_integer(9), KATA_E_CORRUPT, "agent_transport")
 CHANGED(a_pid_above_the_limit_is_corrupt, "process/pid", json_integer(99999999), KATA_E_CORRUPT, "record.process.pid")
