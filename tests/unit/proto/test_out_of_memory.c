@@ -4,75 +4,11 @@
  * status is NO_MEMORY, the outputs are untouched, nothing leaks (counted here). Sanitizers bring their own malloc, so
  * there these tests are skipped.
  */
-#include <errno.h>
-
-#include <kata/export.h>
-
 #include "proto/message.h"
 #include "proto/qmp.h"
 #include "proto/ttrpc.h"
+#include "support/counting_malloc.h"
 #include "unit/proto/oci_test.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define CAN_FAIL 0
-static long countdown, live;
-static bool sticky, hit;
-#else
-#define CAN_FAIL 1
-void *__libc_malloc(size_t size);
-void *__libc_calloc(size_t n, size_t size);
-void *__libc_realloc(void *p, size_t size);
-void __libc_free(void *p);
-
-static long countdown = -1; /* allocations until one fails; negative: none does */
-static bool sticky;         /* all that follow fail, too */
-static bool hit;            /* one failed */
-static long live;           /* pieces allocated and not freed */
-
-static bool fails(void)
-{
-	if (countdown < 0)
-		return false;
-	if (countdown == 0) {
-		errno = ENOMEM;
-		hit = true;
-		countdown = sticky ? 0 : -1;
-		return true;
-	}
-	countdown--;
-	return false;
-}
-
-KATA_API void *malloc(size_t size)
-{
-	void *p = fails() ? NULL : __libc_malloc(size);
-
-	live += p != NULL;
-	return p;
-}
-
-KATA_API void *calloc(size_t n, size_t size)
-{
-	void *p = fails() ? NULL : __libc_calloc(n, size);
-
-	live += p != NULL;
-	return p;
-}
-
-KATA_API void *realloc(void *old, size_t size)
-{
-	void *p = fails() ? NULL : __libc_realloc(old, size);
-
-	live += p && !old;
-	return p;
-}
-
-KATA_API void free(void *p)
-{
-	live -= p != NULL;
-	__libc_free(p);
-}
-#endif
 
 /* One run of the thing under test: frees what it made; returns its status. */
 typedef int (*scenario_fn)(kata_error **err);

@@ -5,9 +5,7 @@
  * memory too, so the error may be theirs. Sanitizers bring their own malloc, so there these tests are skipped.
  */
 #include <criterion/criterion.h>
-#include <errno.h>
 #include <jansson.h>
-#include <kata/export.h>
 #include <kata/mock.h>
 #include <poll.h>
 #include <signal.h>
@@ -17,64 +15,10 @@
 #include <unistd.h>
 
 #include "sandbox/spec.h"
+#include "support/counting_malloc.h"
 #include "support/fixture.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define CAN_FAIL 0
-static long countdown, live;
-static bool hit;
-#else
-#define CAN_FAIL 1
-void *__libc_malloc(size_t size);
-void *__libc_calloc(size_t n, size_t size);
-void *__libc_realloc(void *p, size_t size);
-void __libc_free(void *p);
-
-static long countdown = -1; /* allocations until one fails; negative: none does */
-static bool hit;            /* one failed */
-static long live;           /* pieces allocated and not freed */
-
-static bool fails(void)
-{
-	if (countdown < 0)
-		return false;
-	if (countdown-- > 0)
-		return false;
-	errno = ENOMEM;
-	hit = true;
-	return true;
-}
-
-KATA_API void *malloc(size_t size)
-{
-	void *p = fails() ? NULL : __libc_malloc(size);
-
-	live += p != NULL;
-	return p;
-}
-
-KATA_API void *calloc(size_t n, size_t size)
-{
-	void *p = fails() ? NULL : __libc_calloc(n, size);
-
-	live += p != NULL;
-	return p;
-}
-
-KATA_API void *realloc(void *old, size_t size)
-{
-	void *p = fails() ? NULL : __libc_realloc(old, size);
-
-	live += p && !old;
-	return p;
-}
-
-KATA_API void free(void *p)
-{
-	live -= p != NULL;
-	__libc_free(p);
-}
-
+#if CAN_FAIL
 /* jansson 2.14 aborts when its scanner lacks memory ("assert(0)" in lex_scan_string): its own allocations do not fail
  * here. */
 static void *json_malloc(size_t size)

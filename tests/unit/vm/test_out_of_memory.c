@@ -4,69 +4,9 @@
  * until the call returns: the status is NO_MEMORY or the call did without, states are as before, nothing leaks (counted
  * here). Sanitizers bring their own malloc, so there these tests are skipped.
  */
-#include <errno.h>
-#include <stdatomic.h>
-
 #include "fake_driver.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define CAN_FAIL 0
-static atomic_long countdown, live;
-static atomic_bool sticky, hit;
-#else
-#define CAN_FAIL 1
-void *__libc_malloc(size_t size);
-void *__libc_calloc(size_t n, size_t size);
-void *__libc_realloc(void *p, size_t size);
-void __libc_free(void *p);
-
-static atomic_long countdown = -1; /* allocations until one fails; negative: none does */
-static atomic_bool sticky;         /* all that follow fail, too */
-static atomic_bool hit;            /* one failed */
-static atomic_long live;           /* pieces allocated and not freed */
-
-static bool fails(void)
-{
-	if (countdown < 0)
-		return false;
-	if (atomic_fetch_sub(&countdown, 1) > 0)
-		return false;
-	errno = ENOMEM;
-	hit = true;
-	countdown = sticky ? 0 : -1;
-	return true;
-}
-
-KATA_API void *malloc(size_t size)
-{
-	void *p = fails() ? NULL : __libc_malloc(size);
-
-	live += p != NULL;
-	return p;
-}
-
-KATA_API void *calloc(size_t n, size_t size)
-{
-	void *p = fails() ? NULL : __libc_calloc(n, size);
-
-	live += p != NULL;
-	return p;
-}
-
-KATA_API void *realloc(void *old, size_t size)
-{
-	void *p = fails() ? NULL : __libc_realloc(old, size);
-
-	live += p && !old;
-	return p;
-}
-
-KATA_API void free(void *p)
-{
-	live -= p != NULL;
-	__libc_free(p);
-}
-#endif
+#include "support/counting_malloc.h"
 
 static struct fixture f;
 static kata_vm *vm;

@@ -5,73 +5,17 @@
  */
 #include <criterion/criterion.h>
 
-#include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/loop.h"
+#include "support/counting_malloc.h"
 #include "vm/qemu/caps.h"
 #include "vm/qemu/cmdline.h"
 #include "vm/qemu/console.h"
 #include "vm/qemu/qmp_client.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define CAN_FAIL 0
-static atomic_long countdown, live;
-static atomic_bool hit;
-#else
-#define CAN_FAIL 1
-void *__libc_malloc(size_t size);
-void *__libc_calloc(size_t n, size_t size);
-void *__libc_realloc(void *p, size_t size);
-void __libc_free(void *p);
-
-static atomic_long countdown = -1; /* allocations until one fails; negative: none does */
-static atomic_bool hit;
-static atomic_long live;
-
-static bool fails(void)
-{
-	if (countdown < 0 || atomic_fetch_sub(&countdown, 1) > 0)
-		return false;
-	errno = ENOMEM;
-	hit = true;
-	return true;
-}
-
-KATA_API void *malloc(size_t size)
-{
-	void *p = fails() ? NULL : __libc_malloc(size);
-
-	live += p != NULL;
-	return p;
-}
-
-KATA_API void *calloc(size_t n, size_t size)
-{
-	void *p = fails() ? NULL : __libc_calloc(n, size);
-
-	live += p != NULL;
-	return p;
-}
-
-KATA_API void *realloc(void *old, size_t size)
-{
-	void *p = fails() ? NULL : __libc_realloc(old, size);
-
-	live += p && !old;
-	return p;
-}
-
-KATA_API void free(void *p)
-{
-	live -= p != NULL;
-	__libc_free(p);
-}
-#endif
 
 #define FAILURES_MAX 2000
 
