@@ -116,6 +116,14 @@ int kata__qemu_step_take_cold(kata_op *op, kata_error **err);
 int kata__qemu_undo_take_cold(kata_op *op, kata_error **err);
 void kata__qemu_finish_take_cold(kata_op *op, int status, kata_error **error);
 
+/* What disks and NICs have in common (plug.c): steps of the device itself, an undo, and the finish of plug and unplug.
+ */
+int kata__qemu_step_device_add(kata_op *op, kata_error **err);
+int kata__qemu_undo_device_add(kata_op *op, kata_error **err);
+int kata__qemu_step_device_del(kata_op *op, kata_error **err);
+void kata__qemu_finish_plug(kata_op *op, int status, kata_error **error);
+bool kata__qemu_is_block_device(int fd);
+
 /*
  * Unplugging (deletion.c): device_del is only a request; the device is gone when QEMU says DEVICE_DELETED, after the
  * guest let go. The op's scratch holds the wait, so a table that uses these has no other; its finish calls

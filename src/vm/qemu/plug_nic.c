@@ -61,23 +61,6 @@ static int undo_netdev_add(kata_op *op, kata_error **err)
 	return kata__qemu_command(op, "netdev_del", json_pack("{s:s}", "id", name), -1, kata__qemu_check_absent, err);
 }
 
-static int step_device_add(kata_op *op, kata_error **err)
-{
-	const struct kata__vm_op *d = kata__vm_op_data(op);
-	json_t *args = kata__qemu_nic_device(d->nic, d->slot);
-
-	kata__qemu_occupy_port(op);
-	return args ? kata__qemu_command(op, "device_add", args, -1, NULL, err) : kata__fail_no_memory(err);
-}
-
-static int undo_device_add(kata_op *op, kata_error **err)
-{
-	char name[KATA__QEMU_NAME_MAX];
-
-	kata__qemu_nic_name(kata__vm_op_data(op)->nic, name);
-	return kata__qemu_undo_device(op, name, err);
-}
-
 static int step_commit(kata_op *op, kata_error **err)
 {
 	int rc = kata__vm_step_commit_nic(op, err);
@@ -85,12 +68,6 @@ static int step_commit(kata_op *op, kata_error **err)
 	if (!rc)
 		kata__close_fd(&kata__vm_op_data(op)->tap_fd); /* QEMU has its own */
 	return rc;
-}
-
-static void finish(kata_op *op, int status, kata_error **error)
-{
-	kata__qemu_end_deletion(op);
-	kata__vm_finish_device(op, status, error);
 }
 
 static const struct kata__step add_steps[] = {
@@ -105,8 +82,8 @@ static const struct kata__step add_steps[] = {
 	{.name = "getfd", .run = step_getfd, .undo = undo_getfd, .flags = KATA__STEP_UNCERTAIN},
 	{.name = "netdev_add", .run = step_netdev_add, .undo = undo_netdev_add, .flags = KATA__STEP_UNCERTAIN},
 	{.name = "device_add",
-	 .run = step_device_add,
-	 .undo = undo_device_add,
+	 .run = kata__qemu_step_device_add,
+	 .undo = kata__qemu_undo_device_add,
 	 .flags = KATA__STEP_UNCERTAIN | KATA__STEP_JOURNAL},
 	{.name = "commit", .run = step_commit},
 };
@@ -114,23 +91,15 @@ const struct kata__op_table kata__qemu_add_nic = {
 	.name = "plug-nic",
 	KATA__STEPS(add_steps),
 	.timeout_ms = 10000,
-	.finish = finish,
+	.finish = kata__qemu_finish_plug,
 	.free_data = kata__vm_free_op_data,
 };
 
 /* ---- hot: unplug */
 
-static int step_device_del(kata_op *op, kata_error **err)
-{
-	char name[KATA__QEMU_NAME_MAX];
-
-	kata__qemu_nic_name(kata__vm_op_data(op)->nic, name);
-	return kata__qemu_request_deletion(op, name, err);
-}
-
 static const struct kata__step remove_steps[] = {
 	{.name = "find", .run = kata__vm_step_find_nic, .undo = kata__vm_step_unfind_nic},
-	{.name = "device_del", .run = step_device_del, .flags = KATA__STEP_JOURNAL},
+	{.name = "device_del", .run = kata__qemu_step_device_del, .flags = KATA__STEP_JOURNAL},
 	{.name = "await-deleted", .run = kata__qemu_await_deletion, .cancel = kata__qemu_cancel_deletion},
 	{.name = "netdev_del", .run = undo_netdev_add, .flags = KATA__STEP_NO_CANCEL},
 	{.name = "drop", .run = kata__vm_step_drop_nic},
@@ -139,7 +108,7 @@ const struct kata__op_table kata__qemu_remove_nic = {
 	.name = "unplug-nic",
 	KATA__STEPS(remove_steps),
 	.timeout_ms = 10000,
-	.finish = finish,
+	.finish = kata__qemu_finish_plug,
 	.free_data = kata__vm_free_op_data,
 };
 

@@ -8,14 +8,6 @@
 #include "vm/qemu/machine.h"
 
 #include <stdlib.h>
-#include <sys/stat.h>
-
-static bool is_block_device(int fd)
-{
-	struct stat st;
-
-	return fd >= 0 && fstat(fd, &st) == 0 && S_ISBLK(st.st_mode);
-}
 
 static unsigned fd_set_of(kata_op *op)
 {
@@ -74,8 +66,8 @@ static int undo_add_backing_fd(kata_op *op, kata_error **err)
 static int step_blockdev_add(kata_op *op, kata_error **err)
 {
 	const struct kata__vm_op *d = kata__vm_op_data(op);
-	json_t *args = kata__qemu_blockdev(d->storage, d->slot, is_block_device(d->image.fd),
-					   is_block_device(d->image.backing_fd));
+	json_t *args = kata__qemu_blockdev(d->storage, d->slot, kata__qemu_is_block_device(d->image.fd),
+					   kata__qemu_is_block_device(d->image.backing_fd));
 
 	return args ? kata__qemu_command(op, "blockdev-add", args, -1, NULL, err) : kata__fail_no_memory(err);
 }
@@ -90,23 +82,6 @@ static int undo_blockdev_add(kata_op *op, kata_error **err)
 				  kata__qemu_check_absent, err);
 }
 
-static int step_device_add(kata_op *op, kata_error **err)
-{
-	const struct kata__vm_op *d = kata__vm_op_data(op);
-	json_t *args = kata__qemu_storage_device(d->storage, d->slot);
-
-	kata__qemu_occupy_port(op);
-	return args ? kata__qemu_command(op, "device_add", args, -1, NULL, err) : kata__fail_no_memory(err);
-}
-
-static int undo_device_add(kata_op *op, kata_error **err)
-{
-	char name[KATA__QEMU_NAME_MAX];
-
-	kata__qemu_storage_name(kata__vm_op_data(op)->storage, name);
-	return kata__qemu_undo_device(op, name, err);
-}
-
 static int step_commit(kata_op *op, kata_error **err)
 {
 	int rc = kata__vm_step_commit_storage(op, err);
@@ -114,12 +89,6 @@ static int step_commit(kata_op *op, kata_error **err)
 	if (!rc)
 		kata__image_close(&kata__vm_op_data(op)->image); /* QEMU has its own */
 	return rc;
-}
-
-static void finish(kata_op *op, int status, kata_error **error)
-{
-	kata__qemu_end_deletion(op);
-	kata__vm_finish_device(op, status, error);
 }
 
 static const struct kata__step add_steps[] = {
@@ -138,8 +107,8 @@ static const struct kata__step add_steps[] = {
 	 .flags = KATA__STEP_UNCERTAIN},
 	{.name = "blockdev-add", .run = step_blockdev_add, .undo = undo_blockdev_add, .flags = KATA__STEP_UNCERTAIN},
 	{.name = "device_add",
-	 .run = step_device_add,
-	 .undo = undo_device_add,
+	 .run = kata__qemu_step_device_add,
+	 .undo = kata__qemu_undo_device_add,
 	 .flags = KATA__STEP_UNCERTAIN | KATA__STEP_JOURNAL},
 	{.name = "commit", .run = step_commit},
 };
@@ -147,23 +116,15 @@ const struct kata__op_table kata__qemu_add_storage = {
 	.name = "plug-storage",
 	KATA__STEPS(add_steps),
 	.timeout_ms = 10000,
-	.finish = finish,
+	.finish = kata__qemu_finish_plug,
 	.free_data = kata__vm_free_op_data,
 };
 
 /* ---- hot: unplug */
 
-static int step_device_del(kata_op *op, kata_error **err)
-{
-	char name[KATA__QEMU_NAME_MAX];
-
-	kata__qemu_storage_name(kata__vm_op_data(op)->storage, name);
-	return kata__qemu_request_deletion(op, name, err);
-}
-
 static const struct kata__step remove_steps[] = {
 	{.name = "find", .run = kata__vm_step_find_storage, .undo = kata__vm_step_unfind_storage},
-	{.name = "device_del", .run = step_device_del, .flags = KATA__STEP_JOURNAL},
+	{.name = "device_del", .run = kata__qemu_step_device_del, .flags = KATA__STEP_JOURNAL},
 	{.name = "await-deleted", .run = kata__qemu_await_deletion, .cancel = kata__qemu_cancel_deletion},
 	{.name = "blockdev-del", .run = undo_blockdev_add, .flags = KATA__STEP_NO_CANCEL},
 	{.name = "remove-backing-fd", .run = undo_add_backing_fd},
@@ -174,7 +135,7 @@ const struct kata__op_table kata__qemu_remove_storage = {
 	.name = "unplug-storage",
 	KATA__STEPS(remove_steps),
 	.timeout_ms = 10000,
-	.finish = finish,
+	.finish = kata__qemu_finish_plug,
 	.free_data = kata__vm_free_op_data,
 };
 
@@ -190,8 +151,8 @@ static int step_keep(kata_op *op, kata_error **err)
 		return kata__fail_no_memory(err);
 	*e = (struct kata__qemu_cold){.storage = kata_storage_ref(d->storage),
 				      .slot = d->slot,
-				      .fd_is_block_device = is_block_device(d->image.fd),
-				      .backing_is_block_device = is_block_device(d->image.backing_fd),
+				      .fd_is_block_device = kata__qemu_is_block_device(d->image.fd),
+				      .backing_is_block_device = kata__qemu_is_block_device(d->image.backing_fd),
 				      .fd = d->image.fd,
 				      .backing_fd = d->image.backing_fd};
 	d->image.fd = -1;

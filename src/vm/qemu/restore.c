@@ -11,18 +11,10 @@
 #include "vm/restore.h"
 
 #include <stdlib.h>
-#include <sys/stat.h>
 
 #include "base/fd.h"
 
 /* ---- the devices on the command line */
-
-static bool is_block_device(int fd)
-{
-	struct stat st;
-
-	return fd >= 0 && fstat(fd, &st) == 0 && S_ISBLK(st.st_mode);
-}
 
 int kata__qemu_list_restored(const struct kata__restore *r, struct kata__qemu_cold **ret, kata_error **err)
 {
@@ -38,8 +30,9 @@ int kata__qemu_list_restored(const struct kata__restore *r, struct kata__qemu_co
 						   .slot = (int)d->saved->slot,
 						   .fd = d->image.fd,
 						   .backing_fd = d->image.backing_fd,
-						   .fd_is_block_device = is_block_device(d->image.fd),
-						   .backing_is_block_device = is_block_device(d->image.backing_fd)};
+						   .fd_is_block_device = kata__qemu_is_block_device(d->image.fd),
+						   .backing_is_block_device =
+							   kata__qemu_is_block_device(d->image.backing_fd)};
 	}
 	for (size_t i = 0; i < r->nic_count; i++)
 		list[r->disk_count + i] = (struct kata__qemu_cold){

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* plug.c - what plugging and unplugging disks and NICs have in common: the device behind a root port. */
+#include "vm/qemu/machine.h"
+
+#include <sys/stat.h>
+
+bool kata__qemu_is_block_device(int fd)
+{
+	struct stat st;
+
+	return fd >= 0 && fstat(fd, &st) == 0 && S_ISBLK(st.st_mode);
+}
+
+static void device_name(kata_op *op, char out[KATA__QEMU_NAME_MAX])
+{
+	const struct kata__vm_op *d = kata__vm_op_data(op);
+
+	if (d->storage)
+		kata__qemu_storage_name(d->storage, out);
+	else
+		kata__qemu_nic_name(d->nic, out);
+}
+
+int kata__qemu_step_device_add(kata_op *op, kata_error **err)
+{
+	const struct kata__vm_op *d = kata__vm_op_data(op);
+	json_t *args =
+		d->storage ? kata__qemu_storage_device(d->storage, d->slot) : kata__qemu_nic_device(d->nic, d->slot);
+
+	kata__qemu_occupy_port(op);
+	return args ? kata__qemu_command(op, "device_add", args, -1, NULL, err) : kata__fail_no_memory(err);
+}
+
+int kata__qemu_undo_device_add(kata_op *op, kata_error **err)
+{
+	char name[KATA__QEMU_NAME_MAX];
+
+	device_name(op, name);
+	return kata__qemu_undo_device(op, name, err);
+}
+
+int kata__qemu_step_device_del(kata_op *op, kata_error **err)
+{
+	char name[KATA__QEMU_NAME_MAX];
+
+	device_name(op, name);
+	return kata__qemu_request_deletion(op, name, err);
+}
+
+void kata__qemu_finish_plug(kata_op *op, int status, kata_error **error)
+{
+	kata__qemu_end_deletion(op);
+	kata__vm_finish_device(op, status, error);
+}
