@@ -270,6 +270,28 @@ static void plug_one_of_each(struct machine *m, bool with_tap)
 	free(overlay);
 }
 
+/* The next owner knows by which files: those that QEMU has open. */
+static void assert_files_are_held(struct machine *m)
+{
+	char *paths[2] = {fixture_path(&m->f, "base.raw"), NULL};
+	kata_storage *blk = NULL;
+	kata_error *err = NULL;
+
+	fixture_assert_ok(kata_vm_find_storage(m->vm, "blk", &blk, &err), err);
+	cr_assert(asprintf(&paths[1], "%s", kata_storage_get_path(blk)) > 0);
+	for (int i = 0; i < 2; i++) {
+		kata_storage *again = fixture_storage("again", paths[i], KATA_STORAGE_VIRTIO_SCSI);
+
+		fixture_assert_fails(kata_vm_add_storage(m->vm, again, NULL, &err), KATA_E_EXISTS, err);
+		cr_assert(strstr(error_text(err), i ? "already, as 'blk'" : "the backing file of 'lun'"), "%s",
+			  error_text(err));
+		error_clear(&err);
+		kata_storage_unref(again);
+		free(paths[i]);
+	}
+	kata_storage_unref(blk);
+}
+
 Test(vm_handover, a_record_that_contradicts_qemus_devices_and_open_files_is_refused)
 {
 	bool with_tap = fixture_enter_netns();
@@ -305,6 +327,7 @@ Test(vm_handover, a_record_that_contradicts_qemus_devices_and_open_files_is_refu
 				    "NIC 'nic': slot is '3', but QEMU has '1'");
 		free(half);
 		rebuild(&m, json);
+		assert_files_are_held(&m);
 		machine_destroy(&m);
 		free(json);
 	}
