@@ -22,8 +22,9 @@ int kata__json_parse(const char *what, const char *text, size_t len, size_t max,
 	v = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
 	if (!v && !e.text[0]) /* jansson has words for all that is wrong but this */
 		return kata__fail_no_memory(err);
-	if (!v)
-		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: not JSON: %s (line %d, byte %d)", what, e.text,
+	if (!v) /* jansson names its own flag where it would have to hold a NUL */
+		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s: not JSON: %s (line %d, byte %d)", what,
+				  strstr(e.text, "JSON_ALLOW_NUL") ? "a NUL (\\u0000) may not be in a text" : e.text,
 				  e.line, e.position);
 	*ret = v;
 	return 0;

@@ -188,18 +188,21 @@ static int set_pragma(struct kata__sqlite *s, const char *text, const char *expe
 /* What must not change a newer database comes first. */
 static int prepare_file(struct kata__sqlite *s, const char *path, kata_error **err)
 {
+	KATA_AUTO(kata_error_free) kata_error *own = NULL;
 	int64_t version = 0;
 	int code = configure(s->db);
 	int rc;
 
 	if (code != SQLITE_OK)
 		return kata__sqlite_fail(s, code, NULL, err);
-	rc = kata__schema_probe(s, &version, err);
+	rc = kata__schema_probe(s, &version, &own);
 	if (rc == 0 && version > KATA_SCHEMA_VERSION)
 		return kata__schema_create(s, err); /* which refuses it in its words */
-	if (rc == 0 && sqlite3_db_readonly(s->db, "main") == 1)
+	if ((rc == 0 || rc == KATA_E_PERMISSION) && sqlite3_db_readonly(s->db, "main") == 1)
 		return kata__fail(err, KATA_E_PERMISSION, HOST,
 				  "path: '%s' is read-only for this process: give it write access", path);
+	if (rc < 0)
+		return kata__error_move(err, &own);
 	if (rc == 0)
 		rc = set_pragma(s, "PRAGMA journal_mode = WAL", "wal", err);
 	if (rc == 0)

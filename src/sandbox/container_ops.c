@@ -357,6 +357,10 @@ int kata_sandbox_add_container_begin(kata_sandbox *sandbox, const kata_container
 			: kata__fail(err, KATA_E_INVALID, CALLER, "config: it is NULL");
 
 	if (rc == 0)
+		rc = kata__sandbox_check(sandbox, err);
+	if (rc == 0)
+		rc = kata__id_check("config.id", c.id, err);
+	if (rc == 0)
 		rc = new_op(sandbox, c.id, &o, err);
 	if (rc < 0)
 		return rc;

@@ -181,7 +181,8 @@ static void check_readable(const char *member, const char *path, bool block_devi
 	if (!path || path[0] != '/')
 		return;
 	if (stat(path, &st) < 0)
-		kata__problems_add(p, "config.%s: %s: %s", member, path, strerror(errno));
+		kata__problems_add(p, "config.%s: %s: %s%s", member, path, strerror(errno),
+				   errno == ENOENT ? " (tools/guest-image makes kernel and initrd)" : "");
 	else if (!S_ISREG(st.st_mode) && !(block_device_too && S_ISBLK(st.st_mode)))
 		kata__problems_add(p, "config.%s: %s is %s, must be a regular file", member, path, kind_of(st.st_mode));
 	else if (S_ISREG(st.st_mode) && st.st_size == 0)

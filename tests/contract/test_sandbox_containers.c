@@ -127,6 +127,23 @@ Test(sandbox_containers, a_bad_spec_is_refused_with_the_name_of_the_field)
 	kit_deinit(&k);
 }
 
+Test(sandbox_containers, a_bad_id_is_refused_by_the_name_of_the_argument)
+{
+	static const char *const bad[] = {NULL, "", "../x", "a/b", "-x", "x"};
+	kata_container_config config = KATA_CONTAINER_CONFIG_INIT;
+	kata_error *err = NULL;
+	struct kit k;
+
+	kit_init(&k);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		config.id = bad[i];
+		fixture_assert_fails(kata_sandbox_add_container(k.s, &config, NULL, &err), KATA_E_INVALID, err);
+		cr_assert_eq(strncmp(kata_error_get_message(err), "config.id: ", 11), 0, "%s", error_text(err));
+		error_clear(&err);
+	}
+	kit_deinit(&k);
+}
+
 Test(sandbox_containers, a_spec_that_names_an_unplugged_storage_is_refused_with_its_name)
 {
 	struct kit k;

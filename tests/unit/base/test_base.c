@@ -135,6 +135,18 @@ Test(json, refuses_duplicates_rubbish_behind_and_too_much)
 	cr_expect_eq(kata__json_parse("x", "{}", 2, 1, &o, NULL), KATA_E_CORRUPT);
 }
 
+Test(json, says_that_a_nul_may_not_be_in_a_text)
+{
+	static const char text[] = "{\"id\":\"v\\u0000m\"}";
+	kata_error *err = NULL;
+	json_t *o;
+
+	cr_expect_eq(kata__json_parse("record", text, sizeof(text) - 1, 100, &o, &err), KATA_E_CORRUPT);
+	cr_expect(strstr(kata_error_get_message(err), "record: not JSON: a NUL (\\u0000) may not be in a text (line 1"),
+		  "%s", kata_error_get_message(err));
+	kata_error_free(err);
+}
+
 static char dir[64];
 
 static void make_dir(void)

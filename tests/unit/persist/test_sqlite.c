@@ -287,6 +287,7 @@ Test(sqlite_file, a_file_that_may_not_be_written_is_a_matter_of_permission)
 		cr_assert_eq(seteuid(65534), 0);
 	}
 	fixture_assert_fails(own_open(&o, o.path), KATA_E_PERMISSION, o.err);
+	assert_message_has(o.err, "ours.db' is read-only for this process: give it write access");
 	if (getuid() == 0)
 		cr_assert_eq(seteuid(0), 0);
 	cr_assert_eq(chmod(o.f.dir, 0755), 0);

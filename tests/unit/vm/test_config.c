@@ -152,7 +152,7 @@ Test(config, shared_memory_without_a_file_is_a_problem)
 Test(config, a_missing_kernel_is_a_problem)
 {
 	c.kernel = "/nonexistent/vmlinuz";
-	has_problem("config.kernel: /nonexistent/vmlinuz: No such file");
+	has_problem("config.kernel: /nonexistent/vmlinuz: No such file or directory (tools/guest-image makes ");
 }
 
 Test(config, no_kernel_is_a_problem)
