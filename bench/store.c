@@ -2,7 +2,8 @@
 /*
  * What storing sandboxes adds to the caller's transaction. By hand: the same rows, read back once from what the library
  * wrote, written again by prepared UPDATEs by primary key, in the same kind of transaction on the same kind of
- * database (WAL, synchronous NORMAL: no fsync a commit hides the difference).
+ * database (WAL, synchronous NORMAL: no fsync a commit hides the difference). The generation moves on by hand as well:
+ * SQLite writes no page whose bytes are what they were.
  */
 #include "bench.h"
 
@@ -19,6 +20,7 @@ struct row {
 	int statement;
 	sqlite3_value **values; /* column values, protected copies */
 	int count;
+	int generation_at; /* the parameter that moves on with each store, or 0 */
 };
 
 struct store {
@@ -32,7 +34,8 @@ struct store {
 	sqlite3_stmt *hand[MAX_STATEMENTS], *begin, *commit;
 	struct row rows[MAX_ROWS];
 	int row_count, hand_count;
-	int batch; /* 1 or SANDBOXES */
+	int batch;          /* 1 or SANDBOXES */
+	int64_t generation; /* of the hand program's rows */
 	int transactions, forbidden, syncs;
 };
 
@@ -139,6 +142,8 @@ static int by_hand(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 
 		for (int c = 0; c < s->rows[r].count; c++)
 			sqlite3_bind_value(stmt, c + 1, s->rows[r].values[c]);
+		if (s->rows[r].generation_at)
+			sqlite3_bind_int64(stmt, s->rows[r].generation_at, ++s->generation);
 		if (sqlite3_step(stmt) != SQLITE_DONE)
 			return -1;
 		sqlite3_reset(stmt);
@@ -220,8 +225,11 @@ static int take_table(struct store *s, const char *table)
 		r->statement = s->hand_count;
 		r->count = sqlite3_column_count(stmt);
 		r->values = calloc((size_t)r->count, sizeof(sqlite3_value *));
-		for (int i = 0; r->values && i < r->count; i++)
+		for (int i = 0; r->values && i < r->count; i++) {
 			r->values[i] = sqlite3_value_dup(sqlite3_column_value(stmt, i));
+			if (strcmp(sqlite3_column_name(stmt, i), "generation") == 0)
+				r->generation_at = i + 1;
+		}
 		rc = r->values ? insert_row(s, table, r) : -1;
 	}
 	s->hand_count++;

@@ -89,6 +89,17 @@ void kata__format_time(int64_t seconds, char *buf, size_t size)
 		snprintf(buf, size, "?");
 }
 
+size_t kata__copy_text(char *buf, size_t size, const char *text)
+{
+	size_t len = strlen(text), n = len < size ? len : size - 1;
+
+	if (size == 0)
+		return len;
+	memcpy(buf, text, n);
+	buf[n] = '\0';
+	return len;
+}
+
 char *kata__strdup(const char *s)
 {
 	return s ? strdup(s) : NULL;

@@ -300,16 +300,14 @@ kata_device_state kata_nic_get_state(const kata_nic *nic)
 
 size_t kata_nic_get_address(const kata_nic *nic, char *buf, size_t buf_size)
 {
-	int n;
+	size_t n;
 
-	if (buf && buf_size)
-		buf[0] = '\0';
 	if (!nic)
-		return 0;
+		return kata__copy_text(buf, buf ? buf_size : 0, "");
 	lock(nic);
-	n = snprintf(buf, buf ? buf_size : 0, "%s", nic->address);
+	n = kata__copy_text(buf, buf ? buf_size : 0, nic->address);
 	unlock(nic);
-	return n > 0 ? (size_t)n : 0;
+	return n;
 }
 
 int kata__nic_begin_plug(kata_nic *n, kata_error **err)

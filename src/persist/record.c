@@ -2,6 +2,7 @@
 /* kata_record: making, freeing, and what an implementation of kata_persistence_ops may read of it. */
 #include "persist/record.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "persist/fields.h"
@@ -11,21 +12,75 @@ struct kata_record *kata__record_new(void)
 	return calloc(1, sizeof(struct kata_record));
 }
 
+#define BLOCK_SIZE 8000u /* a usual record fits */
+
+struct kata__record_block {
+	struct kata__record_block *next;
+	size_t used, size;
+	char bytes[];
+};
+
+static struct kata__record_block *add_block(struct kata_record *record, size_t size)
+{
+	struct kata__record_block *b = malloc(sizeof(*b) + size);
+
+	if (!b)
+		return NULL;
+	b->next = record->blocks;
+	b->used = 0;
+	b->size = size;
+	record->blocks = b;
+	return b;
+}
+
+struct kata_record *kata__record_new_kept(void)
+{
+	struct kata_record *record = kata__record_new();
+
+	if (!record || add_block(record, BLOCK_SIZE))
+		return record;
+	free(record);
+	return NULL;
+}
+
+char *kata__record_keep(struct kata_record *record, const char *text)
+{
+	size_t size = strlen(text) + 1;
+	struct kata__record_block *b = record->blocks;
+
+	if (b->size - b->used < size)
+		b = add_block(record, size > BLOCK_SIZE ? size : BLOCK_SIZE);
+	if (!b)
+		return NULL;
+	b->used += size;
+	return memcpy(b->bytes + b->used - size, text, size);
+}
+
+static void free_texts(struct kata_record *record)
+{
+	for (size_t i = 0; i < KATA__NOUNS; i++) {
+		const struct kata__noun *n = &kata__nouns[i];
+
+		for (size_t k = 0; kata__noun_row(n, record, 0) && k < kata__noun_count(n, record); k++)
+			kata__noun_free_texts(n, kata__noun_row(n, record, k));
+	}
+	kata__noun_free_texts(&kata__sandbox_noun, record);
+}
+
 void kata__record_free(struct kata_record *record)
 {
 	if (!record)
 		return;
-	for (size_t i = 0; i < KATA__NOUNS; i++) {
-		const struct kata__noun *n = &kata__nouns[i];
-		char *array = kata__noun_row(n, record, 0);
-
-		for (size_t k = 0; array && k < kata__noun_count(n, record); k++)
-			kata__noun_free_texts(n, array + k * n->size);
-		free(array);
+	if (!record->blocks)
+		free_texts(record);
+	for (struct kata__record_block *b = record->blocks, *next; b; b = next) {
+		next = b->next;
+		free(b);
 	}
-	kata__noun_free_texts(&kata__sandbox_noun, record);
-	for (size_t i = 0; i < record->undone_count; i++)
-		free(record->undone[i].id);
+	free(record->storages);
+	free(record->nics);
+	free(record->containers);
+	free(record->processes);
 	free(record->undone);
 	free(record);
 }

@@ -36,7 +36,10 @@ struct kata__record_undone {
 	uint32_t kind; /* kata_reservation_kind */
 	char *id;
 };
+struct kata__record_block;
 struct kata_record {
+	/* Where its texts lie, if it was made by kata__record_new_kept; else each is freed by itself. */
+	struct kata__record_block *blocks;
 	char *id;            /* sandbox id */
 	char *state;         /* kata_sandbox_state_get_name */
 	uint64_t epoch;      /* of the owner that writes */
@@ -79,6 +82,10 @@ struct kata_record {
  */
 struct kata_record *kata__record_new(void);
 void kata__record_free(struct kata_record *record); /* accepts NULL and half-filled ones */
+/* For a record that is filled on each store: its sixty or so texts lie in a block or two, or are the library's own
+ * words, which outlive it. kata__record_keep: a copy that is freed with the record; NULL: no memory. */
+struct kata_record *kata__record_new_kept(void);
+char *kata__record_keep(struct kata_record *record, const char *text);
 /* INVALID: a text that is not UTF-8 or not the JSON it should be, a number past 63 bits. */
 int kata__record_to_json_object(const struct kata_record *record, json_t **ret, kata_error **err);
 /* The same as text (compact, keys sorted; caller frees). EXHAUSTED: longer than KATA__JSON_RECORD_MAX, which nobody

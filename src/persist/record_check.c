@@ -34,16 +34,14 @@ bool kata__text_is_clean(const char *text, size_t len)
 {
 	const unsigned char *p = (const unsigned char *)text;
 	const unsigned char *end = p + len;
-	uint64_t high = 0;
+	uint64_t high = 0, words[4];
 	size_t i = 0;
 
 	if (len && memchr(text, '\0', len))
 		return false;
-	for (; i + sizeof(high) <= len; i += sizeof(high)) {
-		uint64_t word;
-
-		memcpy(&word, text + i, sizeof(word));
-		high |= word;
+	for (; i + sizeof(words) <= len; i += sizeof(words)) {
+		memcpy(words, text + i, sizeof(words));
+		high |= words[0] | words[1] | words[2] | words[3];
 	}
 	for (; i < len; i++)
 		high |= p[i];

@@ -14,37 +14,59 @@
 #include "sandbox/device.h"
 #include "sandbox/stored.h"
 
-/* Sets *slot to a copy; remembers whether any failed. */
-static void copy(char **slot, const char *text, bool *ok)
+/* Sets *slot to a copy that goes with the record; remembers whether any failed. */
+static void copy(struct kata_record *r, char **slot, const char *text, bool *ok)
 {
-	*slot = text ? kata__strdup(text) : NULL;
+	*slot = text ? kata__record_keep(r, text) : NULL;
 	*ok = *ok && (!text || *slot);
 }
 
-static char *strings_json(char *const *list)
+/* A word of the library's own. */
+static void name(char **slot, const char *text)
+{
+	*slot = (char *)text;
+}
+
+/* The same with a text that is given up. NULL: there was no memory for it. */
+static void take(struct kata_record *r, char **slot, char *take_text, bool *ok)
+{
+	*ok = *ok && take_text;
+	copy(r, slot, take_text, ok);
+	free(take_text);
+}
+
+static char *strings_to_json(char *const *list)
 {
 	KATA_AUTO_JSON json_t *array = json_array();
 
-	for (size_t i = 0; list && list[i]; i++)
+	for (size_t i = 0; list[i]; i++)
 		json_array_append_new(array, json_string(list[i]));
 	return array ? kata__json_dump(array) : NULL;
 }
 
+static void copy_strings(struct kata_record *r, char **slot, char *const *list, bool *ok)
+{
+	if (list && *list)
+		take(r, slot, strings_to_json(list), ok);
+	else
+		name(slot, "[]");
+}
+
 /* ---- filling */
 
-static void fill_storage(struct kata__record_storage *out, const kata_storage *storage, bool *ok)
+static void fill_storage(struct kata_record *r, struct kata__record_storage *out, const kata_storage *storage, bool *ok)
 {
+	bool is_scsi = kata_storage_get_driver(storage) == KATA_STORAGE_VIRTIO_SCSI;
 	char address[64];
 
 	kata_storage_get_address(storage, address, sizeof(address));
-	copy(&out->id, kata_storage_get_id(storage), ok);
-	copy(&out->path, kata_storage_get_path(storage), ok);
-	copy(&out->format, kata__storage_format_name(kata_storage_get_format(storage)), ok);
-	copy(&out->driver, kata_storage_get_driver(storage) == KATA_STORAGE_VIRTIO_SCSI ? "virtio-scsi" : "virtio-blk",
-	     ok);
-	copy(&out->fstype, kata_storage_get_fstype(storage), ok);
-	copy(&out->address, address, ok);
-	copy(&out->state, kata_device_state_get_name(kata_storage_get_state(storage)), ok);
+	copy(r, &out->id, kata_storage_get_id(storage), ok);
+	copy(r, &out->path, kata_storage_get_path(storage), ok);
+	name(&out->format, kata__storage_format_name(kata_storage_get_format(storage)));
+	name(&out->driver, is_scsi ? "virtio-scsi" : "virtio-blk");
+	copy(r, &out->fstype, kata_storage_get_fstype(storage), ok);
+	copy(r, &out->address, address, ok);
+	name(&out->state, kata_device_state_get_name(kata_storage_get_state(storage)));
 	out->read_only = kata_storage_is_read_only(storage);
 	out->size_bytes = kata_storage_get_size_bytes(storage);
 }
@@ -62,28 +84,29 @@ static bool fill_storages(kata_vm *vm, struct kata_record *r)
 
 		if (kata_vm_get_storage(vm, r->storage_count, &storage, NULL) < 0)
 			break; /* one was unplugged meanwhile */
-		fill_storage(&r->storages[r->storage_count++], storage, &ok);
+		fill_storage(r, &r->storages[r->storage_count++], storage, &ok);
 		kata_storage_unref(storage);
 	}
 	return ok;
 }
 
-static void fill_nic(kata_sandbox *s, struct kata__record_nic *out, const kata_nic *nic, bool *ok)
+static void fill_nic(kata_sandbox *s, struct kata_record *r, struct kata__record_nic *out, const kata_nic *nic,
+		     bool *ok)
 {
 	char address[64];
 
 	kata_nic_get_address(nic, address, sizeof(address));
-	copy(&out->id, kata_nic_get_id(nic), ok);
-	copy(&out->type, kata_nic_type_get_name(kata_nic_get_type(nic)), ok);
-	copy(&out->tap_name, kata_nic_get_tap_name(nic), ok);
-	copy(&out->mac, kata_nic_get_mac(nic), ok);
-	copy(&out->address, address, ok);
-	copy(&out->state, kata_device_state_get_name(kata_nic_get_state(nic)), ok);
+	copy(r, &out->id, kata_nic_get_id(nic), ok);
+	name(&out->type, kata_nic_type_get_name(kata_nic_get_type(nic)));
+	copy(r, &out->tap_name, kata_nic_get_tap_name(nic), ok);
+	copy(r, &out->mac, kata_nic_get_mac(nic), ok);
+	copy(r, &out->address, address, ok);
+	name(&out->state, kata_device_state_get_name(kata_nic_get_state(nic)));
 	out->mtu = kata_nic_get_mtu(nic);
 	pthread_mutex_lock(&s->mutex);
 	for (struct kata__sandbox_interface *i = s->interfaces; i; i = i->next)
 		if (strcmp(i->nic_id, out->id ? out->id : "") == 0)
-			copy(&out->interface_json, i->json, ok);
+			copy(r, &out->interface_json, i->json, ok);
 	pthread_mutex_unlock(&s->mutex);
 }
 
@@ -100,17 +123,18 @@ static bool fill_nics(kata_sandbox *s, struct kata_record *r)
 
 		if (kata_vm_get_nic(s->vm, r->nic_count, &nic, NULL) < 0)
 			break;
-		fill_nic(s, &r->nics[r->nic_count++], nic, &ok);
+		fill_nic(s, r, &r->nics[r->nic_count++], nic, &ok);
 		kata_nic_unref(nic);
 	}
 	return ok;
 }
 
-static void fill_process(struct kata__record_process *out, const struct kata__process *p, bool *ok)
+static void fill_process(struct kata_record *r, struct kata__record_process *out, const struct kata__process *p,
+			 bool *ok)
 {
-	copy(&out->container_id, p->container_id, ok);
-	copy(&out->exec_id, p->exec_id, ok);
-	copy(&out->state, kata_process_state_get_name(p->state), ok);
+	copy(r, &out->container_id, p->container_id, ok);
+	copy(r, &out->exec_id, p->exec_id, ok);
+	name(&out->state, kata_process_state_get_name(p->state));
 	out->terminal = p->terminal;
 	out->exit_status = p->exit_status;
 }
@@ -130,13 +154,12 @@ static bool fill_containers(kata_sandbox *s, struct kata_record *r)
 		if (!c->visible)
 			continue;
 		r->container_count++;
-		copy(&out->id, c->id, &ok);
-		copy(&out->state, kata_process_state_get_name(c->processes->state), &ok);
-		out->storages_json = strings_json(c->storages);
-		ok = ok && out->storages_json;
+		copy(r, &out->id, c->id, &ok);
+		name(&out->state, kata_process_state_get_name(c->processes->state));
+		copy_strings(r, &out->storages_json, c->storages, &ok);
 		for (struct kata__process *p = c->processes; p; p = p->next)
 			if (p->visible)
-				fill_process(&r->processes[r->process_count++], p, &ok);
+				fill_process(r, &r->processes[r->process_count++], p, &ok);
 	}
 	return ok;
 }
@@ -147,10 +170,10 @@ static bool fill_vm(kata_sandbox *s, struct kata_record *r)
 	bool ok = true;
 
 	kata__vm_get_process(s->vm, &process);
-	copy(&r->vm_id, kata_vm_get_id(s->vm), &ok);
-	copy(&r->vm_uuid, kata_vm_get_uuid(s->vm), &ok);
-	copy(&r->vm_driver, kata_vm_get_driver(s->vm), &ok);
-	copy(&r->vm_accelerator, kata_vm_get_accelerator(s->vm), &ok);
+	copy(r, &r->vm_id, kata_vm_get_id(s->vm), &ok);
+	copy(r, &r->vm_uuid, kata_vm_get_uuid(s->vm), &ok);
+	copy(r, &r->vm_driver, kata_vm_get_driver(s->vm), &ok);
+	copy(r, &r->vm_accelerator, kata_vm_get_accelerator(s->vm), &ok);
 	r->vm_pid = process.pid;
 	r->vm_start_time = process.pid ? process.start_time : 0;
 	r->vm_cpus = s->vm->config->v.cpus;
@@ -165,11 +188,11 @@ static bool fill_own(kata_sandbox *s, struct kata_record *r)
 	bool is_ours = s->state != KATA_SANDBOX_RELEASED && s->state != KATA_SANDBOX_SAVING;
 	bool ok = true;
 
-	copy(&r->id, s->id, &ok);
-	copy(&r->state, kata_sandbox_state_get_name(is_ours ? s->state : KATA_SANDBOX_RELEASED), &ok);
-	copy(&r->hostname, s->hostname, &ok);
-	copy(&r->boot_id, self->boot_id, &ok);
-	copy(&r->agent_json, s->agent_json, &ok);
+	copy(r, &r->id, s->id, &ok);
+	name(&r->state, kata_sandbox_state_get_name(is_ours ? s->state : KATA_SANDBOX_RELEASED));
+	copy(r, &r->hostname, s->hostname, &ok);
+	copy(r, &r->boot_id, self->boot_id, &ok);
+	copy(r, &r->agent_json, s->agent_json, &ok);
 	r->epoch = s->epoch;
 	r->generation = s->generation;
 	r->base = (int64_t)s->generation;
@@ -177,10 +200,15 @@ static bool fill_own(kata_sandbox *s, struct kata_record *r)
 		r->owner_pid = self->pid;
 		r->owner_start_time = self->start_time;
 	}
-	r->dns_json = strings_json(s->dns);
-	r->routes_json = s->routes ? kata__json_dump(s->routes) : NULL;
-	return ok && r->dns_json && (!s->routes || r->routes_json) && kata__sandbox_fill_undone(s, r) &&
-	       fill_containers(s, r);
+	copy_strings(r, &r->dns_json, s->dns, &ok);
+	if (s->routes)
+		take(r, &r->routes_json, kata__json_dump(s->routes), &ok);
+	return ok && kata__sandbox_fill_undone(s, r) && fill_containers(s, r);
+}
+
+static char *keep(void *record, const char *text)
+{
+	return kata__record_keep(record, text);
 }
 
 int kata__sandbox_to_record(kata_sandbox *s, struct kata_record **ret, kata_error **err)
@@ -188,7 +216,7 @@ int kata__sandbox_to_record(kata_sandbox *s, struct kata_record **ret, kata_erro
 	static const uint32_t allowed =
 		KATA__IN(KATA_SANDBOX_RUNNING) | KATA__IN(KATA_SANDBOX_PAUSED) | KATA__IN(KATA_SANDBOX_RELEASED) |
 		KATA__IN(KATA_SANDBOX_SAVING); /* as a released one: whoever restores it owns it */
-	struct kata_record *r = kata__record_new();
+	struct kata_record *r = kata__record_new_kept();
 	bool ok = false;
 	int rc;
 
@@ -199,9 +227,9 @@ int kata__sandbox_to_record(kata_sandbox *s, struct kata_record **ret, kata_erro
 	if (rc == 0)
 		ok = fill_own(s, r);
 	pthread_mutex_unlock(&s->mutex);
+	ok = ok && fill_vm(s, r) && fill_nics(s, r);
 	if (rc == 0)
-		rc = ok && fill_vm(s, r) && fill_nics(s, r) ? kata_vm_dump(s->vm, &r->vm_json, err)
-							    : kata__fail_no_memory(err);
+		rc = ok ? kata__vm_dump_with(s->vm, keep, r, &r->vm_json, err) : kata__fail_no_memory(err);
 	if (rc < 0) {
 		kata__record_free(r);
 		return rc;

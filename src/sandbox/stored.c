@@ -63,7 +63,7 @@ bool kata__sandbox_fill_undone(kata_sandbox *s, struct kata_record *r)
 		return false;
 	for (size_t i = 0; i < s->undone_count; i++) {
 		r->undone[i].kind = s->undone[i].kind;
-		r->undone[i].id = kata__strdup(s->undone[i].id);
+		r->undone[i].id = kata__record_keep(r, s->undone[i].id);
 		r->undone_count++;
 		if (!r->undone[i].id)
 			return false;

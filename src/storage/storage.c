@@ -298,16 +298,14 @@ kata_device_state kata_storage_get_state(const kata_storage *storage)
 
 size_t kata_storage_get_address(const kata_storage *storage, char *buf, size_t buf_size)
 {
-	int n;
+	size_t n;
 
-	if (buf && buf_size)
-		buf[0] = '\0';
 	if (!storage)
-		return 0;
+		return kata__copy_text(buf, buf ? buf_size : 0, "");
 	lock(storage);
-	n = snprintf(buf, buf ? buf_size : 0, "%s", storage->address);
+	n = kata__copy_text(buf, buf ? buf_size : 0, storage->address);
 	unlock(storage);
-	return n > 0 ? (size_t)n : 0;
+	return n;
 }
 
 uint64_t kata_storage_get_size_bytes(const kata_storage *storage)

@@ -96,7 +96,7 @@ static int refresh_locked(kata_vm *vm, kata_error **err)
 	return 0;
 }
 
-int kata__vm_record_text(kata_vm *vm, char **ret, kata_error **err)
+static int copy_text(kata_vm *vm, kata__copy_fn *copy, void *user, char **ret, kata_error **err)
 {
 	char *text = NULL;
 	int rc;
@@ -104,7 +104,7 @@ int kata__vm_record_text(kata_vm *vm, char **ret, kata_error **err)
 	kata__vm_lock(vm);
 	rc = refresh_locked(vm, err);
 	if (rc == 0)
-		text = kata__strdup(vm->shared->text);
+		text = copy(user, vm->shared->text);
 	kata__vm_unlock(vm);
 	if (rc < 0)
 		return rc;
@@ -112,6 +112,16 @@ int kata__vm_record_text(kata_vm *vm, char **ret, kata_error **err)
 		return kata__fail_no_memory(err);
 	*ret = text;
 	return 0;
+}
+
+static char *duplicate(void *user, const char *text)
+{
+	return kata__strdup(text);
+}
+
+int kata__vm_record_text(kata_vm *vm, char **ret, kata_error **err)
+{
+	return copy_text(vm, duplicate, NULL, ret, err);
 }
 
 int kata__vm_record(kata_vm *vm, json_t **ret, kata_error **err)
@@ -164,15 +174,20 @@ void kata__vm_changed(kata_vm *vm)
 	kata_error_free(cause);
 }
 
+int kata__vm_dump_with(kata_vm *vm, kata__copy_fn *copy, void *user, char **ret, kata_error **err)
+{
+	int rc = kata__vm_check_state(vm, KATA__VM_LIVE | KATA__VM_IN(SAVING) | KATA__VM_IN(RELEASED), "dump", err);
+
+	return rc < 0 ? rc : copy_text(vm, copy, user, ret, err);
+}
+
 int kata_vm_dump(kata_vm *vm, char **ret_json, kata_error **err)
 {
 	int rc = kata__vm_check(vm, err);
 
 	if (rc == 0 && !ret_json)
 		rc = kata__fail(err, KATA_E_INVALID, CALLER, "ret_json: is NULL");
-	if (rc == 0)
-		rc = kata__vm_check_state(vm, KATA__VM_LIVE | KATA__VM_IN(SAVING) | KATA__VM_IN(RELEASED), "dump", err);
-	return rc < 0 ? rc : kata__vm_record_text(vm, ret_json, err);
+	return rc < 0 ? rc : kata__vm_dump_with(vm, duplicate, NULL, ret_json, err);
 }
 
 /* ---- reading ---- */

@@ -243,4 +243,8 @@ int kata__vm_record(kata_vm *vm, json_t **ret, kata_error **err);
 bool kata__vm_is_being_prepared(const kata_vm *vm);
 int kata__vm_connect_agent(kata_vm *vm, int *ret_fd, kata_error **err); /* BUSY when one is connected; marks it */
 void kata__vm_disconnect_agent(kata_vm *vm);
+/* kata_vm_dump into memory of the caller's: `copy` is called once, under the VM's mutex, and answers NULL for no
+ * memory. */
+typedef char *kata__copy_fn(void *user, const char *text);
+int kata__vm_dump_with(kata_vm *vm, kata__copy_fn *copy, void *user, char **ret, kata_error **err);
 #endif
