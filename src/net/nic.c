@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kata_nic: what the caller wants plugged, and the mirror of what the guest sees. Model and locking as in kata_storage
- * (storage/storage.c): the config never changes, state and address are under a leaf mutex.
+ * kata_nic: what the caller wants plugged, and the mirror of what the guest sees. The config never changes; state and
+ * address are its mirror's (base/mirror.h).
  * Does not touch the host, but to see whether a generated tap name is free: see tap.c.
  */
 #include "net/nic.h"
 
 #include <net/if.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
+#include "base/mirror.h"
 #include "base/options.h"
 #include "base/text.h"
 
@@ -32,9 +32,7 @@ struct kata_nic {
 	char mac[3 * MAC_BYTES];
 	uint32_t mtu;
 
-	pthread_mutex_t mutex;
-	kata_device_state state;
-	char address[16];
+	struct kata__mirror mirror;
 };
 
 static const char *const type_names[] = {"user", "tap"};
@@ -182,7 +180,7 @@ static int check_config(const kata_nic_config *c, kata_error **err)
 static void nic_free(kata_nic *n)
 {
 	free(n->id);
-	pthread_mutex_destroy(&n->mutex);
+	kata__mirror_deinit(&n->mirror);
 	n->magic = 0;
 	free(n);
 }
@@ -226,7 +224,7 @@ int kata_nic_new(const kata_nic_config *config, kata_nic **ret_nic, kata_error *
 		return kata__fail_no_memory(err);
 	n->magic = NIC_MAGIC;
 	atomic_init(&n->refs, 1);
-	pthread_mutex_init(&n->mutex, NULL);
+	kata__mirror_init(&n->mirror, false);
 	rc = fill(n, &c, err);
 	if (rc < 0) {
 		nic_free(n);
@@ -276,96 +274,44 @@ uint32_t kata_nic_get_mtu(const kata_nic *nic)
 
 /* ---- the mirror ---- */
 
-static void lock(const kata_nic *n)
-{
-	pthread_mutex_lock(&((kata_nic *)n)->mutex);
-}
-
-static void unlock(const kata_nic *n)
-{
-	pthread_mutex_unlock(&((kata_nic *)n)->mutex);
-}
-
 kata_device_state kata_nic_get_state(const kata_nic *nic)
 {
-	kata_device_state state;
-
-	if (!nic)
-		return KATA_DEVICE_NEW;
-	lock(nic);
-	state = nic->state;
-	unlock(nic);
-	return state;
+	return nic ? kata__mirror_get_state(&nic->mirror) : KATA_DEVICE_NEW;
 }
 
 size_t kata_nic_get_address(const kata_nic *nic, char *buf, size_t buf_size)
 {
-	size_t n;
-
-	if (!nic)
-		return kata__copy_text(buf, buf ? buf_size : 0, "");
-	lock(nic);
-	n = kata__copy_text(buf, buf ? buf_size : 0, nic->address);
-	unlock(nic);
-	return n;
+	return nic ? kata__mirror_get_address(&nic->mirror, buf, buf_size)
+		   : kata__copy_text(buf, buf ? buf_size : 0, "");
 }
 
 int kata__nic_begin_plug(kata_nic *n, kata_error **err)
 {
-	kata_device_state state;
-
-	lock(n);
-	state = n->state;
-	if (state == KATA_DEVICE_NEW)
-		n->state = KATA_DEVICE_PLUGGING;
-	unlock(n);
-	if (state == KATA_DEVICE_NEW)
-		return 0;
-	return kata__fail(err, KATA_E_BUSY, CALLER,
-			  "NIC '%s' is %s: a NIC is in one VM at a time, remove it there first", n->id,
-			  kata_device_state_get_name(state));
+	return kata__mirror_begin_plug(&n->mirror, "NIC", n->id, err);
 }
 
 void kata__nic_set_state(kata_nic *n, kata_device_state state)
 {
-	lock(n);
-	n->state = state;
-	if (state == KATA_DEVICE_NEW)
-		n->address[0] = '\0';
-	unlock(n);
+	kata__mirror_set_state(&n->mirror, state);
 }
 
 void kata__nic_set_plugged(kata_nic *n, const char *address)
 {
-	lock(n);
-	snprintf(n->address, sizeof(n->address), "%s", address);
-	n->state = KATA_DEVICE_PLUGGED;
-	unlock(n);
+	kata__mirror_set_plugged(&n->mirror, address, 0);
 }
 
 /* ---- JSON ---- */
 
-/* Under the mutex. */
-static json_t *to_json(const kata_nic *n)
+json_t *kata__nic_to_json(const kata_nic *n)
 {
-	json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:s}", "id", n->id, "type", type_names[n->type], "mac", n->mac,
-			      "mtu", (json_int_t)n->mtu, "state", kata_device_state_get_name(n->state));
+	json_t *o = json_pack("{s:s, s:s, s:s, s:I}", "id", n->id, "type", type_names[n->type], "mac", n->mac, "mtu",
+			      (json_int_t)n->mtu);
 
 	if (!o || kata__json_set_text(o, "tap_name", kata_nic_get_tap_name(n)) < 0 ||
-	    kata__json_set_text(o, "address", n->address[0] ? n->address : NULL) < 0) {
+	    kata__mirror_to_json(&n->mirror, o) < 0) {
 		json_decref(o);
 		return NULL;
 	}
-	return o;
-}
-
-json_t *kata__nic_to_json(const kata_nic *n)
-{
-	json_t *o;
-
-	lock(n);
-	o = to_json(n);
-	unlock(n);
 	return o;
 }
 
@@ -399,32 +345,6 @@ static int read_config(const json_t *o, const char *what, kata_nic_config *c, ka
 	return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.type: '%.16s' is unknown", what, type);
 }
 
-static int read_plugged(const json_t *o, const char *what, kata_nic *n, kata_error **err)
-{
-	const char *address = NULL, *state = NULL;
-	int rc = kata__json_get_string(o, what, "state", &state, err);
-	bool diverged;
-
-	if (rc == 0)
-		rc = kata__json_get_string_opt(o, what, "address", &address, err);
-	if (rc < 0)
-		return rc;
-	for (int i = KATA_DEVICE_NEW; strcmp(state, kata_device_state_get_name((kata_device_state)i)) != 0; i++)
-		if (i == KATA_DEVICE_DIVERGED)
-			return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.state: '%.16s' is unknown", what, state);
-	diverged = strcmp(state, kata_device_state_get_name(KATA_DEVICE_DIVERGED)) == 0;
-	if (!address) { /* a plug that ended uncertain may have none */
-		n->state = diverged ? KATA_DEVICE_DIVERGED : KATA_DEVICE_NEW;
-		return 0;
-	}
-	if (!address[0] || strlen(address) >= sizeof(n->address))
-		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.address: must have 1 to %zu bytes", what,
-				  sizeof(n->address) - 1);
-	snprintf(n->address, sizeof(n->address), "%s", address);
-	n->state = diverged ? KATA_DEVICE_DIVERGED : KATA_DEVICE_PLUGGED;
-	return 0;
-}
-
 int kata__nic_from_json(const json_t *o, const char *what, kata_nic **ret, kata_error **err)
 {
 	kata_nic_config c = KATA_NIC_CONFIG_INIT;
@@ -442,7 +362,7 @@ int kata__nic_from_json(const json_t *o, const char *what, kata_nic **ret, kata_
 	}
 	if (rc < 0)
 		return kata__error_move(err, &cause);
-	rc = read_plugged(o, what, n, err);
+	rc = kata__mirror_from_json(&n->mirror, o, what, err);
 	if (rc < 0) {
 		kata_nic_unref(n);
 		return rc;

@@ -2,18 +2,16 @@
 /*
  * kata_storage: what the caller wants plugged, and the mirror of what the guest sees.
  *
- * Model: the config is copied at birth and never changes. State, address and size are written by the leader of the VM
- * that plugs it and read from any thread, under the storage's own mutex (a leaf: no other lock is taken under it).
- * Invariant: address and size are set exactly while the device is not NEW or PLUGGING.
+ * Model: the config is copied at birth and never changes. State, address and size are its mirror's (base/mirror.h).
  * Does not touch files: see image.c.
  */
 #include "storage/storage.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/mirror.h"
 #include "base/options.h"
 #include "base/text.h"
 
@@ -34,20 +32,11 @@ struct kata_storage {
 	kata_storage_driver driver;
 	uint64_t flags;
 
-	pthread_mutex_t mutex;
-	kata_device_state state;
-	char address[16];
-	uint64_t size_bytes;
+	struct kata__mirror mirror;
 };
 
-static const char *const state_names[] = {"new", "plugging", "plugged", "unplugging", "diverged"};
 static const char *const format_names[] = {"raw", "qcow2"};
 static const char *const driver_names[] = {"virtio-blk", "virtio-scsi"};
-
-const char *kata_device_state_get_name(kata_device_state state)
-{
-	return (unsigned)state < kata__array_size(state_names) ? state_names[state] : "unknown";
-}
 
 const char *kata__storage_format_name(kata_storage_format f)
 {
@@ -141,7 +130,7 @@ static void storage_free(kata_storage *s)
 	free(s->backing_path);
 	free(s->fstype);
 	kata__strv_free(s->mount_options);
-	pthread_mutex_destroy(&s->mutex);
+	kata__mirror_deinit(&s->mirror);
 	s->magic = 0;
 	free(s);
 }
@@ -182,7 +171,7 @@ int kata_storage_new(const kata_storage_config *config, kata_storage **ret_stora
 		return kata__fail_no_memory(err);
 	s->magic = STORAGE_MAGIC;
 	atomic_init(&s->refs, 1);
-	pthread_mutex_init(&s->mutex, NULL);
+	kata__mirror_init(&s->mirror, true);
 	s->format = c.format;
 	s->backing_format = c.backing_format;
 	s->driver = c.driver;
@@ -274,86 +263,35 @@ const char *const *kata__storage_mount_options(const kata_storage *s)
 
 /* ---- the mirror ---- */
 
-static void lock(const kata_storage *s)
-{
-	pthread_mutex_lock(&((kata_storage *)s)->mutex);
-}
-
-static void unlock(const kata_storage *s)
-{
-	pthread_mutex_unlock(&((kata_storage *)s)->mutex);
-}
-
 kata_device_state kata_storage_get_state(const kata_storage *storage)
 {
-	kata_device_state state;
-
-	if (!storage)
-		return KATA_DEVICE_NEW;
-	lock(storage);
-	state = storage->state;
-	unlock(storage);
-	return state;
+	return storage ? kata__mirror_get_state(&storage->mirror) : KATA_DEVICE_NEW;
 }
 
 size_t kata_storage_get_address(const kata_storage *storage, char *buf, size_t buf_size)
 {
-	size_t n;
-
-	if (!storage)
-		return kata__copy_text(buf, buf ? buf_size : 0, "");
-	lock(storage);
-	n = kata__copy_text(buf, buf ? buf_size : 0, storage->address);
-	unlock(storage);
-	return n;
+	return storage ? kata__mirror_get_address(&storage->mirror, buf, buf_size)
+		       : kata__copy_text(buf, buf ? buf_size : 0, "");
 }
 
 uint64_t kata_storage_get_size_bytes(const kata_storage *storage)
 {
-	uint64_t size;
-
-	if (!storage)
-		return 0;
-	lock(storage);
-	size = storage->size_bytes;
-	unlock(storage);
-	return size;
+	return storage ? kata__mirror_get_size_bytes(&storage->mirror) : 0;
 }
 
 int kata__storage_begin_plug(kata_storage *s, kata_error **err)
 {
-	kata_device_state state;
-
-	lock(s);
-	state = s->state;
-	if (state == KATA_DEVICE_NEW)
-		s->state = KATA_DEVICE_PLUGGING;
-	unlock(s);
-	if (state == KATA_DEVICE_NEW)
-		return 0;
-	return kata__fail(err, KATA_E_BUSY, CALLER,
-			  "storage '%s' is %s: a storage is in one VM at a time, remove it there first", s->id,
-			  kata_device_state_get_name(state));
+	return kata__mirror_begin_plug(&s->mirror, "storage", s->id, err);
 }
 
 void kata__storage_set_state(kata_storage *s, kata_device_state state)
 {
-	lock(s);
-	s->state = state;
-	if (state == KATA_DEVICE_NEW) {
-		s->address[0] = '\0';
-		s->size_bytes = 0;
-	}
-	unlock(s);
+	kata__mirror_set_state(&s->mirror, state);
 }
 
 void kata__storage_set_plugged(kata_storage *s, const char *address, uint64_t size_bytes)
 {
-	lock(s);
-	snprintf(s->address, sizeof(s->address), "%s", address);
-	s->size_bytes = size_bytes;
-	s->state = KATA_DEVICE_PLUGGED;
-	unlock(s);
+	kata__mirror_set_plugged(&s->mirror, address, size_bytes);
 }
 
 /* ---- JSON ---- */
@@ -371,32 +309,19 @@ static json_t *options_to_json(char *const *options)
 	return list;
 }
 
-/* Under the mutex. */
-static json_t *to_json(const kata_storage *s)
+json_t *kata__storage_to_json(const kata_storage *s)
 {
-	bool plugged = s->address[0] != '\0';
-	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:b, s:s, s:o, s:s}", "id", s->id, "path", s->path, "format",
+	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:b, s:s, s:o}", "id", s->id, "path", s->path, "format",
 			      format_names[s->format], "driver", driver_names[s->driver], "read_only",
 			      (int)(s->flags & KATA_STORAGE_READ_ONLY), "fstype", s->fstype, "mount_options",
-			      options_to_json(s->mount_options), "state", state_names[s->state]);
+			      options_to_json(s->mount_options));
 
 	if (!o || kata__json_set_text(o, "backing_path", s->backing_path) < 0 ||
 	    kata__json_set_text(o, "backing_format", s->backing_path ? format_names[s->backing_format] : NULL) < 0 ||
-	    kata__json_set_text(o, "address", plugged ? s->address : NULL) < 0 ||
-	    (plugged && json_object_set_new(o, "size_bytes", json_integer((json_int_t)s->size_bytes)) < 0)) {
+	    kata__mirror_to_json(&s->mirror, o) < 0) {
 		json_decref(o);
 		return NULL;
 	}
-	return o;
-}
-
-json_t *kata__storage_to_json(const kata_storage *s)
-{
-	json_t *o;
-
-	lock(s);
-	o = to_json(s);
-	unlock(s);
 	return o;
 }
 
@@ -472,32 +397,6 @@ static int read_config(const json_t *o, const char *what, kata_storage_config *c
 	return rc;
 }
 
-/* What only a plugged one has: state, address, size. */
-static int read_plugged(const json_t *o, const char *what, kata_storage *s, kata_error **err)
-{
-	const char *address = NULL;
-	int state = 0, rc;
-
-	rc = read_name(o, what, "state", state_names, kata__array_size(state_names), false, &state, err);
-	if (rc == 0)
-		rc = kata__json_get_string_opt(o, what, "address", &address, err);
-	if (rc < 0)
-		return rc;
-	if (!address) { /* a plug that ended uncertain may have none */
-		s->state = state == KATA_DEVICE_DIVERGED ? KATA_DEVICE_DIVERGED : KATA_DEVICE_NEW;
-		return 0;
-	}
-	if (!address[0] || strlen(address) >= sizeof(s->address))
-		return kata__fail(err, KATA_E_CORRUPT, CALLER, "%s.address: must have 1 to %zu bytes", what,
-				  sizeof(s->address) - 1);
-	rc = kata__json_get_uint(o, what, "size_bytes", INT64_MAX, &s->size_bytes, err);
-	if (rc < 0)
-		return rc;
-	memcpy(s->address, address, strlen(address) + 1);
-	s->state = state == KATA_DEVICE_DIVERGED ? KATA_DEVICE_DIVERGED : KATA_DEVICE_PLUGGED;
-	return 0;
-}
-
 int kata__storage_from_json(const json_t *o, const char *what, kata_storage **ret, kata_error **err)
 {
 	kata_storage_config c = KATA_STORAGE_CONFIG_INIT;
@@ -520,7 +419,7 @@ int kata__storage_from_json(const json_t *o, const char *what, kata_storage **re
 	}
 	if (rc < 0)
 		return kata__error_move(err, &cause);
-	rc = read_plugged(o, what, s, err);
+	rc = kata__mirror_from_json(&s->mirror, o, what, err);
 	if (rc < 0) {
 		kata_storage_unref(s);
 		return rc;

@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "base/json.h"
 
-/* [leader] Life of the device; the mirror that getters read is under the storage's own mutex. kata__storage_begin_plug
+/* [leader] Life of the device; what getters read is its mirror (base/mirror.h). kata__storage_begin_plug
  * fails with BUSY when it is not NEW. address and size are copied. */
 int kata__storage_begin_plug(kata_storage *s, kata_error **err);
 void kata__storage_set_state(kata_storage *s, kata_device_state state);
