@@ -21,9 +21,9 @@ bool kata__uuid_is_valid(const char *uuid);
 char *kata__format(const char *fmt, ...) KATA__PRINTF(1, 2);
 /* Seconds since 1970 as "2026-01-31 12:00:00 UTC"; "?" for what is no such time. */
 void kata__format_time(int64_t seconds, char *buf, size_t size);
-/* strdup that takes NULL for NULL. */
 /* What fits, with a NUL; like snprintf it returns the whole length. buf may be NULL where size is 0. */
 size_t kata__copy_text(char *buf, size_t size, const char *text);
+/* strdup that takes NULL for NULL. */
 char *kata__strdup(const char *s);
 /* NULL-terminated string lists. */
 char **kata__strv_dup(const char *const *v); /* NULL for NULL or when out of memory */

@@ -59,20 +59,11 @@ static void in_use(int rc, kata_error **err)
 	error_clear(err);
 }
 
-/* By the VM's own call, which bypasses the sandbox, and in a batch. */
-Test(sandbox_devices, a_disk_that_a_container_names_cannot_be_taken_from_the_vm)
+static void both_in_use(kata_vm *vm)
 {
 	kata_batch *batch = NULL;
 	kata_error *err = NULL;
-	struct kit k;
-	kata_vm *vm;
 
-	kit_init(&k);
-	vm = kata_sandbox_get_vm(k.s);
-	kit_add_disk(&k, "rootfs", KATA_STORAGE_VIRTIO_BLK);
-	kit_add_disk(&k, "data", KATA_STORAGE_VIRTIO_BLK);
-	kit_add_disk(&k, "other", KATA_STORAGE_VIRTIO_BLK);
-	fixture_assert_ok(add_with_spec(&k, "c1", rootfs_spec, &err), err);
 	in_use(kata_vm_remove_storage(vm, "data", NULL, &err), &err);
 	fixture_assert_ok(kata_batch_new(vm, KATA_BATCH_ALL_OR_NOTHING, &batch, &err), err);
 	fixture_assert_ok(kata_batch_remove_storage(batch, "other", &err), err);
@@ -80,6 +71,31 @@ Test(sandbox_devices, a_disk_that_a_container_names_cannot_be_taken_from_the_vm)
 	in_use(kata_batch_run(batch, NULL, &err), &err);
 	kata_batch_free(batch);
 	cr_assert_eq(kata_vm_get_storage_count(vm), 3u);
+}
+
+/* By the VM's own call, which bypasses the sandbox, and in a batch; by the next owner, too. */
+Test(sandbox_devices, a_disk_that_a_container_names_cannot_be_taken_from_the_vm)
+{
+	kata_error *err = NULL;
+	char *json = NULL;
+	struct kit k;
+	kata_vm *vm;
+
+	kit_init(&k);
+	kit_add_disk(&k, "rootfs", KATA_STORAGE_VIRTIO_BLK);
+	kit_add_disk(&k, "data", KATA_STORAGE_VIRTIO_BLK);
+	kit_add_disk(&k, "other", KATA_STORAGE_VIRTIO_BLK);
+	fixture_assert_ok(add_with_spec(&k, "c1", rootfs_spec, &err), err);
+	vm = kata_sandbox_get_vm(k.s);
+	both_in_use(vm);
+	kata_vm_unref(vm);
+	fixture_assert_ok(kata_sandbox_release(k.s, NULL, &json, &err), err);
+	kata_sandbox_unref(k.s);
+	fixture_assert_ok(kata_sandbox_build_from_released(k.f.context, json, 0, k.builder, NULL, NULL, &k.s, &err),
+			  err);
+	free(json);
+	vm = kata_sandbox_get_vm(k.s);
+	both_in_use(vm);
 	fixture_assert_ok(kata_vm_remove_storage(vm, "other", NULL, &err), err);
 	fixture_assert_ok(kata_sandbox_remove_container(k.s, "c1", NULL, &err), err);
 	fixture_assert_ok(kata_vm_remove_storage(vm, "data", NULL, &err), err);
