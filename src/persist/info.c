@@ -90,6 +90,37 @@ int kata_persistence_get_info(kata_persistence *persistence, const char *id, kat
 	return rc;
 }
 
+/* Generation and times alone do not tell a record from one that was deleted and made again. */
+int kata__info_compare(const kata_sandbox_info *now, const kata_sandbox_info *seen, kata_error **err)
+{
+	if (now->epoch == seen->epoch && now->generation == seen->generation && now->holder_pid == seen->holder_pid &&
+	    now->holder_start_time == seen->holder_start_time && now->held_since == seen->held_since &&
+	    now->updated_at == seen->updated_at && strcmp(now->state, seen->state) == 0 &&
+	    strcmp(now->holder_boot_id, seen->holder_boot_id) == 0 && strcmp(now->vm_uuid, seen->vm_uuid) == 0)
+		return 0;
+	return kata__fail(err, KATA_E_FENCED, CALLER,
+			  "sandbox '%s' is another by now: %s, epoch %llu, generation %llu, held by pid %lld", seen->id,
+			  now->state, (unsigned long long)now->epoch, (unsigned long long)now->generation,
+			  (long long)now->holder_pid);
+}
+
+static int remove_seen(kata_persistence *p, const kata_sandbox_info *seen, kata_error **err)
+{
+	kata_sandbox_info now;
+	int rc = get_info(p, seen->id, &now, err);
+
+	if (rc == 0)
+		rc = kata__info_compare(&now, seen, err);
+	return rc < 0 ? rc : kata_persistence_delete_sandbox(p, seen->id, err);
+}
+
+int kata__persistence_remove_seen(kata_persistence *p, const kata_sandbox_info *seen, kata_error **err)
+{
+	if (!p->ops.remove_seen)
+		return remove_seen(p, seen, err);
+	return kata__persistence_answer(p, "remove_seen", seen->id, p->ops.remove_seen(p->self, seen, err), err);
+}
+
 static int load_infos(kata_persistence *p, const char *after, kata_sandbox_info *infos, size_t room, size_t *ret_count,
 		      kata_error **err)
 {

@@ -34,6 +34,10 @@ int kata__persistence_store(kata_persistence *p, const kata_record *record, kata
 /* The record passed kata__record_check, and its epoch is the one that counts now. NOT_FOUND (also: only reserved),
  * CORRUPT. */
 int kata__persistence_load(kata_persistence *p, const char *id, kata_record **ret, kata_error **err);
+/* For who has judged a record by its info: deletes it, unless it is another by now. NOT_FOUND, FENCED. */
+int kata__persistence_remove_seen(kata_persistence *p, const kata_sandbox_info *seen, kata_error **err);
+/* FENCED unless `now` is the record of which `seen` was read. */
+int kata__info_compare(const kata_sandbox_info *now, const kata_sandbox_info *seen, kata_error **err);
 /* Compare-and-set. Taking the epoch back to what it was leaves the row as it was. NOT_FOUND, FENCED. */
 int kata__persistence_set_epoch(kata_persistence *p, const char *id, uint64_t from, uint64_t to, kata_error **err);
 #endif

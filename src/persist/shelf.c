@@ -237,21 +237,25 @@ static int op_set_epoch(void *self, const char *id, uint64_t from, uint64_t to, 
 }
 
 /* What cannot be read can be removed too. */
+static int remove_locked(struct kata__shelf *s, const char *id, kata_error **err)
+{
+	KATA_AUTO(free) char *text = NULL;
+	int rc = s->ops->get(s->self, KATA__DRAWER_SANDBOXES, id, &text, NULL);
+
+	if (rc == 0 && !text)
+		return kata__fail(err, KATA_E_NOT_FOUND, CALLER, "there is no sandbox '%s' in %s", id, s->place);
+	rc = kata__shelf_remove_networks(s, id, err);
+	return rc < 0 ? rc : s->ops->remove(s->self, KATA__DRAWER_SANDBOXES, id, err);
+}
+
 static int op_remove(void *self, const char *id, kata_error **err)
 {
 	struct kata__shelf *s = self;
-	KATA_AUTO(free) char *text = NULL;
 	int rc = s->ops->lock(s->self, true, err);
 
 	if (rc < 0)
 		return rc;
-	rc = s->ops->get(s->self, KATA__DRAWER_SANDBOXES, id, &text, NULL);
-	if (rc == 0 && !text)
-		rc = kata__fail(err, KATA_E_NOT_FOUND, CALLER, "there is no sandbox '%s' in %s", id, s->place);
-	else
-		rc = kata__shelf_remove_networks(s, id, err);
-	if (rc == 0)
-		rc = s->ops->remove(s->self, KATA__DRAWER_SANDBOXES, id, err);
+	rc = remove_locked(s, id, err);
 	s->ops->unlock(s->self);
 	return rc;
 }
@@ -474,6 +478,32 @@ static int fill_info(const struct kata__entry *e, kata_sandbox_info *info, kata_
 	return 0;
 }
 
+static int compare_info(struct kata__shelf *s, const kata_sandbox_info *seen, kata_error **err)
+{
+	struct kata__entry e = {0};
+	kata_sandbox_info now = {0};
+	int rc = kata__shelf_must_load(s, seen->id, &e, err);
+
+	if (rc == 0)
+		rc = fill_info(&e, &now, err);
+	kata__entry_deinit(&e);
+	return rc < 0 ? rc : kata__info_compare(&now, seen, err);
+}
+
+static int op_remove_seen(void *self, const kata_sandbox_info *seen, kata_error **err)
+{
+	struct kata__shelf *s = self;
+	int rc = s->ops->lock(s->self, true, err);
+
+	if (rc < 0)
+		return rc;
+	rc = compare_info(s, seen, err);
+	if (rc == 0)
+		rc = remove_locked(s, seen->id, err);
+	s->ops->unlock(s->self);
+	return rc;
+}
+
 static int op_get_info(void *self, const char *id, kata_sandbox_info *ret_info, kata_error **err)
 {
 	struct kata__shelf *s = self;
@@ -546,6 +576,7 @@ static const kata_persistence_ops shelf_ops = {
 	.load = op_load,
 	.set_epoch = op_set_epoch,
 	.remove = op_remove,
+	.remove_seen = op_remove_seen,
 	.list_sandboxes = op_list_sandboxes,
 	.list_containers = op_list_containers,
 	.sandbox_of_container = op_sandbox_of_container,

@@ -249,9 +249,20 @@ static int remove_rows(struct kata__sqlite *s, const char *id, kata_error **err)
 	return rc == 0 ? kata__schema_recheck(s, err) : rc;
 }
 
-static int op_remove(void *self, const char *id, kata_error **err)
+/* The right to write is ours: nobody else writes between the look and the removal. */
+static int remove_seen(struct kata__sqlite *s, const kata_sandbox_info *seen, kata_error **err)
 {
-	struct kata__sqlite *s = self;
+	kata_sandbox_info now = {0};
+	int rc = kata__sqlite_info(s, seen->id, &now, err);
+
+	if (rc == 0)
+		rc = kata__info_compare(&now, seen, err);
+	return rc < 0 ? rc : remove_rows(s, seen->id, err);
+}
+
+/* seen NULL: whatever stands there. */
+static int op_remove_any(struct kata__sqlite *s, const char *id, const kata_sandbox_info *seen, kata_error **err)
+{
 	int rc = kata__sqlite_enter(s, "delete", id, err);
 
 	if (rc < 0)
@@ -260,8 +271,18 @@ static int op_remove(void *self, const char *id, kata_error **err)
 	if (rc == 0)
 		rc = kata__sqlite_begin_change(s, err);
 	if (rc == 0)
-		rc = kata__sqlite_end_change(s, remove_rows(s, id, err), err);
+		rc = kata__sqlite_end_change(s, seen ? remove_seen(s, seen, err) : remove_rows(s, id, err), err);
 	return kata__sqlite_leave(s, rc, err);
+}
+
+static int op_remove(void *self, const char *id, kata_error **err)
+{
+	return op_remove_any(self, id, NULL, err);
+}
+
+static int op_remove_seen(void *self, const kata_sandbox_info *seen, kata_error **err)
+{
+	return op_remove_any(self, seen->id, seen, err);
 }
 
 /* ---- lists ---- */
@@ -462,6 +483,7 @@ const kata_persistence_ops kata__sqlite_ops = {
 	.load = op_load,
 	.set_epoch = op_set_epoch,
 	.remove = op_remove,
+	.remove_seen = op_remove_seen,
 	.list_sandboxes = op_list_sandboxes,
 	.list_containers = op_list_containers,
 	.sandbox_of_container = op_sandbox_of_container,

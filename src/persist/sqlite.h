@@ -220,7 +220,8 @@ int kata__sqlite_settle(void *self, const char *sandbox_id, uint32_t kind, const
 int kata__sqlite_list_reservations(void *self, const char *sandbox_id, kata_reservation **ret, size_t *ret_count,
 				   kata_error **err);
 
-/* sqlite_info.c */
+/* sqlite_info.c; the first within an op. NOT_FOUND. */
+int kata__sqlite_info(struct kata__sqlite *s, const char *id, kata_sandbox_info *ret_info, kata_error **err);
 int kata__sqlite_get_info(void *self, const char *id, kata_sandbox_info *ret_info, kata_error **err);
 int kata__sqlite_list_infos(void *self, const char *after, kata_sandbox_info *ret_infos, size_t room, size_t *ret_count,
 			    kata_error **err);

@@ -66,20 +66,14 @@ static int take_info(struct kata__sqlite *s, sqlite3_stmt *st, kata_sandbox_info
 	return 0;
 }
 
-int kata__sqlite_get_info(void *self, const char *id, kata_sandbox_info *ret_info, kata_error **err)
+int kata__sqlite_info(struct kata__sqlite *s, const char *id, kata_sandbox_info *ret_info, kata_error **err)
 {
-	struct kata__sqlite *s = self;
 	sqlite3_stmt *st = NULL;
-	int rc = kata__sqlite_enter(s, "status of", id, err);
+	int rc = kata__sqlite_prepare(s, KATA__SQL_INFO, &st, err);
 	int code;
 
 	if (rc < 0)
 		return rc;
-	rc = kata__schema_verify(s, err);
-	if (rc == 0)
-		rc = kata__sqlite_prepare(s, KATA__SQL_INFO, &st, err);
-	if (rc < 0)
-		return kata__sqlite_leave(s, rc, err);
 	kata__sqlite_bind_id(st, 1, id);
 	code = sqlite3_step(st);
 	if (code == SQLITE_ROW)
@@ -89,6 +83,19 @@ int kata__sqlite_get_info(void *self, const char *id, kata_sandbox_info *ret_inf
 	else
 		rc = kata__sqlite_fail(s, code, "kata_sandboxes", err);
 	kata__sqlite_done(st);
+	return rc;
+}
+
+int kata__sqlite_get_info(void *self, const char *id, kata_sandbox_info *ret_info, kata_error **err)
+{
+	struct kata__sqlite *s = self;
+	int rc = kata__sqlite_enter(s, "status of", id, err);
+
+	if (rc < 0)
+		return rc;
+	rc = kata__schema_verify(s, err);
+	if (rc == 0)
+		rc = kata__sqlite_info(s, id, ret_info, err);
 	return kata__sqlite_leave(s, rc, err);
 }
 

@@ -73,6 +73,9 @@ typedef struct kata_persistence_ops {
 			  kata_error **err);
 	int (*list_rows)(void *self, uint32_t kind, const char *parent_id, const char *state, char ***ret_ids,
 			 kata_error **err);
+	/* may; without it the library asks get_info, compares and removes: that is safe where nobody else writes. As
+	 * remove, if the sandbox's info still is what was seen, all in one. FENCED when it is not. */
+	int (*remove_seen)(void *self, const kata_sandbox_info *seen, kata_error **err);
 } kata_persistence_ops;
 
 /* ops must stay valid; self is freed by ops->free (not when this fails). */
