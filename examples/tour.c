@@ -597,7 +597,7 @@ static int show_nothing_left(struct tour *t, int64_t pid)
 	kata_recover_report *report = NULL;
 	size_t left;
 
-	if (ok(t, "looking for leftovers", kata_recover(t->ctx, t->persistence, 0, &report, &t->err)))
+	if (ok(t, "looking for leftovers", kata_recover(t->ctx, t->persistence, NULL, &report, &t->err)))
 		return -1;
 	left = kata_recover_report_get_count(report);
 	kata_recover_report_free(report);
@@ -647,15 +647,17 @@ static int second(struct tour *t)
 static int sweep(struct tour *t)
 {
 	kata_context_options o = KATA_CONTEXT_OPTIONS_INIT;
+	kata_recover_options all = KATA_RECOVER_OPTIONS_INIT;
 	kata_recover_report *report = NULL;
 
 	o.state_dir = t->state_dir;
+	all.flags = KATA_RECOVER_APPLY | KATA_RECOVER_ATTACHABLE_TOO;
 	if (ok(t, "making a context", kata_context_new(&o, &t->ctx, &t->err)) ||
-	    ok(t, "sweeping",
-	       kata_recover(t->ctx, NULL, KATA_RECOVER_APPLY | KATA_RECOVER_ATTACHABLE_TOO, &report, &t->err)))
+	    ok(t, "sweeping", kata_recover(t->ctx, NULL, &all, &report, &t->err)))
 		return -1;
 	for (size_t i = 0; i < kata_recover_report_get_count(report); i++)
-		show_line("%s: %s: %s", kata_recover_report_get_vm_id(report, i),
+		show_line("%s %s: %s: %s", kata_recover_report_get_kind(report, i),
+			  kata_recover_report_get_id(report, i),
 			  kata_recover_verdict_get_name(kata_recover_report_get_verdict(report, i)),
 			  kata_recover_report_get_text(report, i));
 	kata_recover_report_free(report);

@@ -124,23 +124,32 @@ static void status_lines(const kata_template_status *s)
 	     s->initrd_sha256);
 }
 
+/* Other kinds are kata-recover's to show. */
+static bool is_machine(const kata_recover_report *report, size_t i)
+{
+	return strcmp(kata_recover_report_get_kind(report, i), "vm") == 0;
+}
+
 static int list_machines(void)
 {
 	kata_recover_report *report = NULL;
 	kata_error *err = NULL;
-	size_t n;
+	size_t n = 0;
 
-	if (kata_recover(ctx, NULL, 0, &report, &err))
+	if (kata_recover(ctx, NULL, NULL, &report, &err))
 		return failed("looking at the state directory", err);
-	n = kata_recover_report_get_count(report);
+	for (size_t i = 0; i < kata_recover_report_get_count(report); i++)
+		n += is_machine(report, i);
 	line("machines   %zu below %s", n, kata_context_get_state_dir(ctx));
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < kata_recover_report_get_count(report); i++) {
 		const char *verdict = kata_recover_verdict_get_name(kata_recover_report_get_verdict(report, i));
 
-		line("           %s: %s: %s", kata_recover_report_get_vm_id(report, i), verdict,
+		if (!is_machine(report, i))
+			continue;
+		line("           %s: %s: %s", kata_recover_report_get_id(report, i), verdict,
 		     kata_recover_report_get_text(report, i));
-		object("machine", json_pack("{s:s, s:s, s:s}", "id", kata_recover_report_get_vm_id(report, i),
-					    "verdict", verdict, "text", kata_recover_report_get_text(report, i)));
+		object("machine", json_pack("{s:s, s:s, s:s}", "id", kata_recover_report_get_id(report, i), "verdict",
+					    verdict, "text", kata_recover_report_get_text(report, i)));
 	}
 	kata_recover_report_free(report);
 	return 0;
@@ -233,21 +242,22 @@ static int clone_all(void)
 
 static int drain(void)
 {
+	kata_recover_options all = KATA_RECOVER_OPTIONS_INIT;
 	kata_recover_report *report = NULL;
-	size_t ended = 0, owned = 0, left = 0, n;
+	size_t ended = 0, owned = 0, left = 0;
 	kata_error *err = NULL;
 
-	if (kata_recover(ctx, NULL, KATA_RECOVER_APPLY | KATA_RECOVER_ATTACHABLE_TOO, &report, &err))
+	all.flags = KATA_RECOVER_APPLY | KATA_RECOVER_ATTACHABLE_TOO;
+	if (kata_recover(ctx, NULL, &all, &report, &err))
 		return failed("drain", err);
-	n = kata_recover_report_get_count(report);
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < kata_recover_report_get_count(report); i++) {
 		kata_recover_verdict v = kata_recover_report_get_verdict(report, i);
 
 		owned += v == KATA_RECOVER_OWNED;
 		left += v == KATA_RECOVER_FAILED;
-		ended += v == KATA_RECOVER_ORPHAN || v == KATA_RECOVER_ATTACHABLE;
+		ended += is_machine(report, i) && kata_recover_report_is_undone(report, i);
 		if (v == KATA_RECOVER_FAILED)
-			fprintf(stderr, "kata-factory: drain: %s: %s\n", kata_recover_report_get_vm_id(report, i),
+			fprintf(stderr, "kata-factory: drain: %s: %s\n", kata_recover_report_get_id(report, i),
 				kata_recover_report_get_text(report, i));
 	}
 	kata_recover_report_free(report);

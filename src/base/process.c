@@ -10,6 +10,7 @@
  */
 #include "base/process.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -22,6 +23,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -36,6 +38,7 @@ extern int __clone(int (*fn)(void *arg), void *stack, int flags, void *arg, ...)
 
 #define CHILD_STACK_BYTES (64u * 1024u)
 #define BOOT_ID_LENGTH 36u
+#define PF_EXITING 0x4u /* of the flags in /proc/PID/stat */
 
 struct child {
 	const struct kata__spawn *spawn;
@@ -361,6 +364,47 @@ bool kata__process_is_alive(const struct kata__process_identity *id)
 		return false;
 	close(fd);
 	return true;
+}
+
+static bool is_file(int proc_fd, const char *name, dev_t dev, ino_t ino)
+{
+	struct stat st;
+
+	return fstatat(proc_fd, name, &st, 0) == 0 && st.st_dev == dev && st.st_ino == ino;
+}
+
+bool kata__process_has_open(pid_t pid, dev_t dev, ino_t ino)
+{
+	char path[32];
+	struct dirent *e;
+	bool has = false;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%ld/fd", (long)pid);
+	dir = opendir(path);
+	while (dir && !has && (e = readdir(dir)))
+		has = e->d_name[0] != '.' && is_file(dirfd(dir), e->d_name, dev, ino);
+	if (dir)
+		closedir(dir);
+	return has;
+}
+
+bool kata__process_is_ending(pid_t pid)
+{
+	char path[32], text[1024], *p;
+	unsigned flags = 0;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%ld/stat", (long)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	kata__close_fd(&fd);
+	if (n <= 0)
+		return true;
+	text[n] = '\0';
+	p = strrchr(text, ')');
+	return p && sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && (flags & PF_EXITING);
 }
 
 int kata__process_signal(int pidfd, int sig)

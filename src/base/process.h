@@ -55,6 +55,10 @@ int kata__process_identity_of(pid_t pid, struct kata__process_identity *ret, kat
 int kata__process_open(const struct kata__process_identity *id, int *ret_pidfd, kata_error **err);
 /* True where the identity still names a living (not zombie) process. */
 bool kata__process_is_alive(const struct kata__process_identity *id);
+/* It has this very file open, under whatever name. False also where that cannot be looked at. */
+bool kata__process_has_open(pid_t pid, dev_t dev, ino_t ino);
+/* It is on its way out: it may have closed its files already. */
+bool kata__process_is_ending(pid_t pid);
 int kata__process_signal(int pidfd, int sig); /* 0 or -errno; -ESRCH when it has ended */
 /* Reaps when the process is our child and has ended. 1: ended and *ret_status is set (waitid code: exit status, or
  * 128+signal); *ret_status = -1 where it is not our child or was reaped elsewhere. 0: still alive. */

@@ -176,7 +176,7 @@ static int open_leftover(const struct serve *s, const char *id, struct kata__lef
 		kata_error_free(kata__take_ptr(error));
 		if (i)
 			nanosleep(&(struct timespec){.tv_nsec = BUSY_NS}, NULL);
-		rc = kata__leftover_open(state_dir, id, true, ret, &error);
+		rc = kata__leftover_open(state_dir, id, kata__deadline_in_ms(KATA__LEFTOVER_GRACE_MS), ret, &error);
 	}
 	return rc < 0 ? kata__error_move(err, &error) : 0;
 }

@@ -9,6 +9,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/agent.h"
@@ -24,6 +25,7 @@
 #define UIDS_MAX 1024u
 #define TAKE_MS 30000u
 #define LOCK_TRIES 16
+#define LOCK_WAIT_NS 1000000L
 #define PATIENCE_MS 5000u /* for a request, and for an answer to be read */
 
 /* ---- life ---- */
@@ -259,6 +261,20 @@ static int check_directory(const char *dir, kata_error **err)
 	return 0;
 }
 
+/* Recovery looks whether it is held, by holding it for a moment. */
+static bool lock_soon(int fd)
+{
+	for (int i = 0; i < LOCK_TRIES; i++) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return true;
+		if (errno != EWOULDBLOCK)
+			return false;
+		nanosleep(&(struct timespec){.tv_nsec = LOCK_WAIT_NS}, NULL);
+	}
+	errno = EWOULDBLOCK;
+	return false;
+}
+
 /* 1: locked, and it is still the file of that name; 0: not. */
 static int try_lock(const char *lock, int *ret_fd, kata_error **err)
 {
@@ -267,7 +283,7 @@ static int try_lock(const char *lock, int *ret_fd, kata_error **err)
 
 	if (fd < 0)
 		return kata__fail_errno(err, errno, "cannot make %s", lock);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+	if (!lock_soon(fd))
 		return errno == EWOULDBLOCK
 			       ? kata__fail(err, KATA_E_EXISTS, CALLER,
 					    "options.socket_path: a factory serves there already (%s)", lock)

@@ -55,4 +55,5 @@ struct kata__template_base *kata__template_find_result(kata_op *op);
 
 /* template_dir.c, with the lock: removes what is not the template; with `all` that too, and the directory. [worker] */
 int kata__template_sweep(const char *path, bool all, kata_error **err);
+bool kata__template_is_making(const char *name); /* a name in it of what is being made */
 #endif

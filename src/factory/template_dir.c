@@ -10,7 +10,7 @@
 #include "factory/template.h"
 #include "factory/template_lock.h"
 
-static bool is_ours(const char *name)
+bool kata__template_is_making(const char *name)
 {
 	static const char *const prefixes[] = {KATA__TEMPLATE_BASE "-", "memory-", ".kata-save-"};
 
@@ -57,7 +57,7 @@ static int sweep(const char *path, kata_error **err)
 	if (!dir)
 		return kata__fail_errno(err, errno, "cannot read %s", path);
 	while (rc == 0 && (e = readdir(dir)))
-		if (is_ours(e->d_name))
+		if (kata__template_is_making(e->d_name))
 			rc = remove_in(path, e->d_name, err);
 	closedir(dir);
 	return rc;

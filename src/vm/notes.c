@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -56,7 +57,7 @@ char *kata__note_saving_name(const char *parent)
 	return kata__format("%s/" SAVING_PREFIX "%s", strcmp(parent, "/") == 0 ? "" : parent, uuid);
 }
 
-static bool is_saving_name(const char *path)
+bool kata__is_saving_name(const char *path)
 {
 	const char *name = strrchr(path, '/');
 
@@ -99,6 +100,39 @@ bool kata__is_saving(const char *vm_dir, bool *ret_was_running)
 	return kata__json_get_bool(o, "saving", "was_running", ret_was_running, NULL) == 0;
 }
 
+char *kata__get_saving(const char *vm_dir)
+{
+	KATA_AUTO_JSON json_t *o = NULL;
+	const char *dir = NULL;
+
+	if (load_saving(vm_dir, &o, NULL) < 0 || !o || kata__json_get_string(o, "saving", "dir", &dir, NULL) < 0)
+		return NULL;
+	return kata__is_saving_name(dir) ? kata__strdup(dir) : NULL;
+}
+
+static int open_saving(const char *path)
+{
+	return open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+bool kata__saving_is_under_way(const char *path)
+{
+	KATA_AUTO_FD int fd = open_saving(path);
+
+	return fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+}
+
+int kata__remove_saving(const char *path, kata_error **err)
+{
+	KATA_AUTO_FD int fd = open_saving(path);
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : kata__fail_errno(err, errno, "cannot open %s", path);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+		return kata__fail(err, KATA_E_BUSY, HOST, "the snapshot in %s is being made just now", path);
+	return kata__remove_tree(path, err);
+}
+
 static int sweep_saving(const char *vm_dir, kata_error **err)
 {
 	KATA_AUTO_JSON json_t *o = NULL;
@@ -107,7 +141,7 @@ static int sweep_saving(const char *vm_dir, kata_error **err)
 
 	if (rc == 0 && o)
 		rc = kata__json_get_string(o, "saving", "dir", &dir, err);
-	if (rc == 0 && dir && is_saving_name(dir))
+	if (rc == 0 && dir && kata__is_saving_name(dir))
 		rc = kata__remove_tree(dir, err);
 	return rc < 0 ? rc : remove_note(vm_dir, "saving", err);
 }

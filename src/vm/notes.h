@@ -21,6 +21,11 @@ int kata__forget_saving(const char *vm_dir, kata_error **err);
 /* "<parent>/.kata-save-<uuid>", malloc'ed; NULL when out of memory. */
 char *kata__note_saving_name(const char *parent);
 bool kata__is_saving(const char *vm_dir, bool *ret_was_running);
+char *kata__get_saving(const char *vm_dir); /* that directory, malloc'ed; NULL: none */
+/* For such a directory, whoever's: has it such a name; is its maker at it (he has it locked); its removal. BUSY. */
+bool kata__is_saving_name(const char *path);
+bool kata__saving_is_under_way(const char *path);
+int kata__remove_saving(const char *path, kata_error **err);
 
 /* One more file, which is open and not at `path` yet; forget: all of them. */
 int kata__note_restored(const char *vm_dir, const char *path, const struct stat *st, kata_error **err);

@@ -3,6 +3,7 @@
  * read counts as absent. */
 #include "vm/recover.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -19,7 +21,6 @@
 #include "vm/core.h"
 #include "vm/notes.h"
 
-#define GRACE_MS 1000u
 #define PID_FILE_MAX 128u
 #define PID_MAX_VALUE 4194304 /* PID_MAX_LIMIT of 64-bit kernels */
 
@@ -42,9 +43,9 @@ struct wait {
 	uint64_t until;
 };
 
-static struct wait begin_wait(void)
+static struct wait begin_wait(uint64_t until)
 {
-	return (struct wait){.fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK), .until = kata__deadline_in_ms(GRACE_MS)};
+	return (struct wait){.fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK), .until = until};
 }
 
 static void watch(const struct wait *w, const char *path, uint32_t events)
@@ -84,13 +85,13 @@ static bool may_get_owner(const struct kata__leftover *l)
 	return !exists(l, "owner.json") && access(l->dir, F_OK) == 0;
 }
 
-static void read_owner(struct kata__leftover *l, bool grace)
+static void read_owner(struct kata__leftover *l, uint64_t patience_ns)
 {
 	struct wait w = {.fd = -1};
 	int rc = kata__owner_read(l->dir, &l->owner, NULL);
 
-	if (rc < 0 && grace && may_get_owner(l)) {
-		w = begin_wait();
+	if (rc < 0 && patience_ns && may_get_owner(l)) {
+		w = begin_wait(patience_ns);
 		watch_for_owner(l, &w);
 		do
 			rc = kata__owner_read(l->dir, &l->owner, NULL);
@@ -145,9 +146,9 @@ static bool take_number(char **at, char end, uint64_t max, uint64_t *ret)
 }
 
 /* "PID START_TIME BOOT_ID\n", as its process wrote it. */
-static bool read_identity(const struct kata__leftover *l, struct kata__process_identity *ret)
+static bool read_identity_in(const char *dir, struct kata__process_identity *ret)
 {
-	KATA_AUTO(free) char *path = path_in(l, "vmm.pid");
+	KATA_AUTO(free) char *path = kata__format("%s/vmm.pid", dir);
 	KATA_AUTO(free) char *text = NULL;
 	uint64_t pid, start_time;
 	size_t length = 0;
@@ -165,6 +166,19 @@ static bool read_identity(const struct kata__leftover *l, struct kata__process_i
 	return true;
 }
 
+static bool read_identity(const struct kata__leftover *l, struct kata__process_identity *ret)
+{
+	return read_identity_in(l->dir, ret);
+}
+
+bool kata__leftover_names(const char *dir, pid_t pid)
+{
+	struct kata__process_identity said, now;
+
+	return read_identity_in(dir, &said) && said.pid == pid && kata__process_identity_of(pid, &now, NULL) == 0 &&
+	       said.start_time == now.start_time && strcmp(said.boot_id, now.boot_id) == 0;
+}
+
 /* The starter has locked it; that lock lasts while he lives, or a child of his that has not come to its exec. */
 static bool is_held(int fd)
 {
@@ -173,7 +187,7 @@ static bool is_held(int fd)
 
 /* The starter died while his child was on the way: it says who it is in a moment, or dies too. True: it is still there
  * and has said nothing. */
-static bool await_child(const struct kata__leftover *l)
+static bool await_child(const struct kata__leftover *l, uint64_t patience_ns)
 {
 	KATA_AUTO(free) char *path = path_in(l, "vmm.pid");
 	KATA_AUTO_FD int fd = path ? open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC) : -1;
@@ -182,7 +196,7 @@ static bool await_child(const struct kata__leftover *l)
 
 	if (fd < 0 || !is_held(fd))
 		return false;
-	w = begin_wait();
+	w = begin_wait(patience_ns);
 	watch(&w, path, IN_MODIFY | IN_CLOSE_WRITE);
 	while ((held = is_held(fd)) && !read_identity(l, &(struct kata__process_identity){0}) && await(&w))
 		;
@@ -190,25 +204,79 @@ static bool await_child(const struct kata__leftover *l)
 	return held && is_held(fd); /* a close is told a moment before it unlocks */
 }
 
-static void find_vmm(struct kata__leftover *l, bool grace)
+static bool has_ended(int pidfd, uint64_t patience_ns)
 {
-	struct kata__process_identity identity;
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+	int n;
+
+	do
+		n = poll(&p, 1, patience_ns ? kata__deadline_left_ms(patience_ns) : 0);
+	while (n < 0 && errno == EINTR);
+	return n > 0;
+}
+
+/* The pidfd says that it lives and started when it should have; whether it is of this directory, its files say. */
+static bool is_of(const struct stat *log, pid_t pid)
+{
+	return pid != getpid() && kata__process_has_open(pid, log->st_dev, log->st_ino);
+}
+
+/* Some process of the host has it open: then vmm.pid was changed by hand, and this is the VMM. */
+static bool has_another(const struct stat *log)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *e;
+	bool found = !proc;
+
+	while (proc && !found && (e = readdir(proc)))
+		found = e->d_name[0] >= '1' && e->d_name[0] <= '9' && is_of(log, (pid_t)atol(e->d_name));
+	if (proc)
+		closedir(proc);
+	return found;
+}
+
+static void judge_vmm(struct kata__leftover *l, pid_t pid, int *pidfd, uint64_t patience_ns)
+{
+	KATA_AUTO(free) char *path = path_in(l, "vmm.log");
+	struct stat log = {0};
+	bool has_log = path && lstat(path, &log) == 0;
+	bool ours = has_log && is_of(&log, pid), ending = !ours && kata__process_is_ending(pid);
+
+	if ((ending && has_ended(*pidfd, patience_ns)) || (!ours && !ending && has_log && !has_another(&log)))
+		return;
+	l->vmm_pid = pid;
+	if (ending)
+		l->ending = true;
+	else if (!ours)
+		l->stranger = true;
+	else if (l->has_owner)
+		l->vmm_pidfd = kata__take_fd(pidfd);
+	else
+		l->doubtful = true;
+}
+
+static bool is_of_old_boot(const struct kata__process_identity *id)
+{
+	char boot_id[37];
+
+	return id->boot_id[0] && kata__boot_id(boot_id, NULL) == 0 && strcmp(boot_id, id->boot_id) != 0;
+}
+
+static void find_vmm(struct kata__leftover *l, uint64_t patience_ns)
+{
+	struct kata__process_identity identity = {0};
 	KATA_AUTO_FD int pidfd = -1;
 	bool said = read_identity(l, &identity);
 
-	if (!said && grace) {
-		l->becoming = await_child(l);
+	if (!said && patience_ns) {
+		l->becoming = await_child(l, patience_ns);
 		said = read_identity(l, &identity);
 	}
 	if (said)
 		l->becoming = false;
-	if (!said || kata__process_open(&identity, &pidfd, NULL) < 0)
-		return;
-	l->vmm_pid = identity.pid;
-	if (l->has_owner)
-		l->vmm_pidfd = kata__take_fd(&pidfd);
-	else
-		l->doubtful = true;
+	l->old_boot = is_of_old_boot(said ? &identity : &l->owner.process);
+	if (said && kata__process_open(&identity, &pidfd, NULL) == 0)
+		judge_vmm(l, identity.pid, &pidfd, patience_ns);
 }
 
 /* ---- the record */
@@ -251,7 +319,8 @@ static int lock_dir(struct kata__leftover *l, kata_error **err)
 	return 0;
 }
 
-int kata__leftover_open(const char *state_dir, const char *id, bool grace, struct kata__leftover *ret, kata_error **err)
+int kata__leftover_open(const char *state_dir, const char *id, uint64_t patience_ns, struct kata__leftover *ret,
+			kata_error **err)
 {
 	struct kata__leftover l = {.lock_fd = -1, .vmm_pidfd = -1};
 	int rc;
@@ -260,7 +329,7 @@ int kata__leftover_open(const char *state_dir, const char *id, bool grace, struc
 	l.dir = kata__format("%s/vm/%s", state_dir, id);
 	rc = l.dir ? lock_dir(&l, err) : kata__fail_no_memory(err);
 	if (rc == 0) {
-		read_owner(&l, grace);
+		read_owner(&l, patience_ns);
 		rc = access(l.dir, F_OK) == 0 ? 0 : kata__fail(err, KATA_E_NOT_FOUND, HOST, "%s is gone", l.dir);
 	}
 	if (rc < 0) {
@@ -271,7 +340,7 @@ int kata__leftover_open(const char *state_dir, const char *id, bool grace, struc
 		kata__journal_read(l.dir, on_step, &l.interrupted, NULL);
 		read_released(&l);
 		read_pooled(&l);
-		find_vmm(&l, grace);
+		find_vmm(&l, patience_ns);
 	}
 	*ret = l;
 	return 0;
@@ -292,6 +361,10 @@ int kata__leftover_kill(struct kata__leftover *l, kata_error **err)
 {
 	int rc = l->vmm_pidfd < 0 ? -ESRCH : kata__process_signal(l->vmm_pidfd, SIGKILL);
 
+	if (l->stranger)
+		return kata__fail(err, KATA_E_IDENTITY, HOST,
+				  "vmm.pid of '%s' names process %d, which is not of that directory", l->id,
+				  (int)l->vmm_pid);
 	if (rc == 0 || rc == -ESRCH)
 		return 0;
 	return kata__fail_errno(err, -rc, "cannot kill the VMM of '%s', process %d", l->id, (int)l->vmm_pid);

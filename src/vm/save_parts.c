@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -74,6 +75,10 @@ static int make_files(struct kata__save *s, kata_error **err)
 	s->dir_fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (s->dir_fd < 0)
 		return kata__fail_errno(err, errno, "cannot open %s", s->dir);
+	/* Says to recovery that it is being made; a child of ours does not get the fd. Who looks has it for a moment.
+	 */
+	if (flock(s->dir_fd, LOCK_EX) < 0)
+		return kata__fail_errno(err, errno, "cannot lock %s", s->dir);
 	rc = make_file(s, KATA__MANIFEST_STATE, &s->state_fd, err);
 	if (rc == 0)
 		rc = add_part(s, KATA__MANIFEST_STATE, err);

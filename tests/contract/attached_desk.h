@@ -183,7 +183,7 @@ KIT_FN void recover(struct desk *d)
 	kata_recover_report *report = NULL;
 	kata_error *err = NULL;
 
-	fixture_assert_ok(kata_recover(d->k.f.context, d->p, KATA_RECOVER_APPLY, &report, &err), err);
+	fixture_assert_ok(fixture_recover(d->k.f.context, d->p, KATA_RECOVER_APPLY, &report, &err), err);
 	kata_recover_report_free(report);
 }
 

@@ -278,18 +278,20 @@ static bool attach_and_destroy(struct actor *a, const char *json)
 	return good;
 }
 
-static bool recover_once(struct actor *a, uint64_t flags, size_t *ret_count, kata_recover_verdict *ret_verdict)
+static bool recover_once(struct actor *a, uint64_t flags, size_t *ret_count, bool *ret_undone, bool *ret_attachable)
 {
 	kata_recover_report *report = NULL;
 	kata_error *err = NULL;
 
-	if (!ok(a, kata_recover(a->context, NULL, flags, &report, &err), err))
+	if (!ok(a, fixture_recover(a->context, NULL, flags, &report, &err), err))
 		return false;
 	*ret_count = kata_recover_report_get_count(report);
-	*ret_verdict = kata_recover_report_get_verdict(report, 0);
-	if (*ret_count && *ret_verdict != KATA_RECOVER_ORPHAN)
+	*ret_undone = fixture_was_undone(report, 0);
+	if (*ret_count && !*ret_undone)
 		snprintf(a->sc->board->problem, sizeof(a->sc->board->problem), "%s: %s",
-			 kata_recover_verdict_get_name(*ret_verdict), kata_recover_report_get_text(report, 0));
+			 kata_recover_verdict_get_name(kata_recover_report_get_verdict(report, 0)),
+			 kata_recover_report_get_text(report, 0));
+	*ret_attachable = *ret_count && kata_recover_report_get_verdict(report, 0) == KATA_RECOVER_ATTACHABLE;
 	kata_recover_report_free(report);
 	return true;
 }
@@ -297,21 +299,21 @@ static bool recover_once(struct actor *a, uint64_t flags, size_t *ret_count, kat
 static int survive(struct scene *sc)
 {
 	struct actor a = {.sc = sc};
-	kata_recover_verdict verdict = KATA_RECOVER_FAILED;
+	bool undone = false, attachable = false;
 	size_t count = 0;
 	kata_error *err = NULL;
 	char *json;
 
-	if (!open_builder(&a) || !recover_once(&a, KATA_RECOVER_APPLY, &count, &verdict))
+	if (!open_builder(&a) || !recover_once(&a, KATA_RECOVER_APPLY, &count, &undone, &attachable))
 		return 1;
-	if (count == 1 && verdict == KATA_RECOVER_ATTACHABLE) {
+	if (count == 1 && attachable) {
 		json = read_released(sc);
 		if (!json || !attach_and_destroy(&a, json))
 			return 2;
-	} else if (count > 1 || (count == 1 && verdict != KATA_RECOVER_ORPHAN)) {
+	} else if (count > 1 || (count == 1 && !undone)) {
 		return 3;
 	}
-	if (!recover_once(&a, 0, &count, &verdict) || count != 0)
+	if (!recover_once(&a, 0, &count, &undone, &attachable) || count != 0)
 		return 4; /* recovering again must find nothing */
 	/* And the same call succeeds now. */
 	if (!make_sandbox(&a) || !ok(&a, kata_sandbox_start(a.s, NULL, &err), err) ||
@@ -425,7 +427,7 @@ static int survive_recorded(struct scene *sc)
 
 	if (!open_builder(&a) || !(p = open_book(&a)))
 		return 1;
-	if (!ok(&a, kata_recover(a.context, p, KATA_RECOVER_APPLY, &report, &err), err))
+	if (!ok(&a, fixture_recover(a.context, p, KATA_RECOVER_APPLY, &report, &err), err))
 		return 2;
 	good = kata_recover_report_get_count(report) == 1 &&
 	       kata_recover_report_get_verdict(report, 0) == KATA_RECOVER_ATTACHABLE;
@@ -534,7 +536,7 @@ static void act_covet(struct scene *sc, const char *point)
 	if (rc != KATA_E_FENCED)
 		_exit(2);
 	error_clear(&err);
-	if (!ok(&a, kata_recover(a.context, p, KATA_RECOVER_APPLY, &report, &err), err))
+	if (!ok(&a, fixture_recover(a.context, p, KATA_RECOVER_APPLY, &report, &err), err))
 		_exit(3);
 	_exit(kata_recover_report_get_count(report) == 1 &&
 			      kata_recover_report_get_verdict(report, 0) == KATA_RECOVER_OWNED

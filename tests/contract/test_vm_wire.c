@@ -233,7 +233,7 @@ static void remove_orphans(const char *what)
 {
 	kata_recover_report *report = NULL;
 
-	fixture_assert_ok(kata_recover(f.context, NULL, KATA_RECOVER_APPLY, &report, &err), err);
+	fixture_assert_ok(fixture_recover(f.context, NULL, KATA_RECOVER_APPLY, &report, &err), err);
 	for (size_t i = 0; i < kata_recover_report_get_count(report); i++)
 		cr_assert_neq(kata_recover_report_get_verdict(report, i), KATA_RECOVER_FAILED, "%s: %s", what,
 			      kata_recover_report_get_text(report, i));

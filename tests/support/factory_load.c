@@ -131,11 +131,11 @@ static void recover(struct load *s)
 	kata_context *context = fixture_new_context(s->l->f, 0);
 	kata_recover_report *report = NULL;
 
-	fixture_assert_ok(kata_recover(context, NULL, KATA_RECOVER_APPLY, &report, &s->err), s->err);
+	fixture_assert_ok(fixture_recover(context, NULL, KATA_RECOVER_APPLY, &report, &s->err), s->err);
 	for (size_t i = 0; i < kata_recover_report_get_count(report); i++) {
 		kata_recover_verdict verdict = kata_recover_report_get_verdict(report, i);
 
-		cr_assert(verdict == KATA_RECOVER_OWNED || verdict == KATA_RECOVER_ORPHAN, "%s: %s",
+		cr_assert(verdict == KATA_RECOVER_OWNED || fixture_was_undone(report, i), "%s: %s",
 			  kata_recover_verdict_get_name(verdict), kata_recover_report_get_text(report, i));
 	}
 	kata_recover_report_free(report);

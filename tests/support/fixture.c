@@ -424,3 +424,20 @@ void error_clear(kata_error **err)
 	kata_error_free(*err);
 	*err = NULL;
 }
+
+int fixture_recover(kata_context *context, kata_persistence *persistence, uint64_t flags,
+		    kata_recover_report **ret_report, kata_error **err)
+{
+	kata_recover_options options = KATA_RECOVER_OPTIONS_INIT;
+
+	options.flags = flags;
+	return kata_recover(context, persistence, &options, ret_report, err);
+}
+
+bool fixture_was_undone(const kata_recover_report *report, size_t index)
+{
+	kata_recover_verdict v = kata_recover_report_get_verdict(report, index);
+
+	return kata_recover_report_is_undone(report, index) &&
+	       (v == KATA_RECOVER_GONE || v == KATA_RECOVER_HALF_MADE || v == KATA_RECOVER_ORPHAN);
+}

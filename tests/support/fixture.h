@@ -56,6 +56,12 @@ struct census *fixture_census(struct fixture *f);
 /* Fails the test with the difference when the fixture's census is not as `before`. Consumes before. */
 void fixture_assert_census(struct fixture *f, struct census *take_before, const char *when);
 
+/* kata_recover with these flags alone; asserts nothing. */
+int fixture_recover(kata_context *context, kata_persistence *persistence, uint64_t flags,
+		    kata_recover_report **ret_report, kata_error **err);
+/* The entry was ended or removed. */
+bool fixture_was_undone(const kata_recover_report *report, size_t index);
+
 /*
  * Runs a program (argv[0] is its full path) until it ends; killed after timeout_ms. Returns its exit status, 128 +
  * signal when one ended it, -1 on timeout. Its stdout and stderr go to *ret_output when that is not NULL (caller

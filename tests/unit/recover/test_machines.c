@@ -23,16 +23,17 @@ extern char **environ;
 
 #define UUID "11111111-2222-4333-8444-555555555555"
 
-static pid_t start_process(void)
+/* `log` is its stderr; NULL: it has none. */
+static pid_t start_process(const char *log)
 {
-	char *argv[] = {(char *)"/bin/sh", (char *)"-c", (char *)"sleep 600; :", NULL};
-	posix_spawnattr_t attr;
+	char *argv[] = {(char *)"/bin/sleep", (char *)"600", NULL};
+	posix_spawn_file_actions_t actions;
 	pid_t pid = -1;
 
-	posix_spawnattr_init(&attr);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP); /* so that its sleep ends with it */
-	cr_assert_eq(posix_spawn(&pid, argv[0], NULL, &attr, argv, environ), 0);
-	posix_spawnattr_destroy(&attr);
+	posix_spawn_file_actions_init(&actions);
+	posix_spawn_file_actions_addopen(&actions, 2, log ? log : "/dev/null", O_WRONLY | O_CREAT | O_APPEND, 0600);
+	cr_assert_eq(posix_spawn(&pid, argv[0], &actions, NULL, argv, environ), 0);
+	posix_spawn_file_actions_destroy(&actions);
 	return pid;
 }
 
@@ -45,7 +46,6 @@ static bool is_running(pid_t pid)
 
 static void end_process(pid_t pid)
 {
-	kill(-pid, SIGKILL);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 }
@@ -59,6 +59,21 @@ static void make(struct directory *d, const char *id)
 {
 	snprintf(d->path, sizeof(d->path), "%s/vm/%s", d->f.state_dir, id);
 	cr_assert_eq(kata__mkdirs(d->path, 0700, NULL), 0);
+}
+
+/* As the VMM of the directory "vm" would be: made if need be. */
+static pid_t start_vmm_in(struct directory *d, const char *id)
+{
+	char log[160];
+
+	make(d, id);
+	snprintf(log, sizeof(log), "%s/vmm.log", d->path);
+	return start_process(log);
+}
+
+static pid_t start_vmm(struct directory *d)
+{
+	return start_vmm_in(d, "vm");
 }
 
 static void put(struct directory *d, const char *name, const char *text)
@@ -104,20 +119,28 @@ static kata_recover_report *recover(struct directory *d, uint64_t flags)
 	kata_recover_report *report = NULL;
 	kata_error *err = NULL;
 
-	fixture_assert_ok(kata_recover(d->f.context, NULL, flags, &report, &err), err);
+	fixture_assert_ok(fixture_recover(d->f.context, NULL, flags, &report, &err), err);
 	return report;
 }
 
 static void assert_only(kata_recover_report *take_report, kata_recover_verdict verdict, const char *says)
 {
 	cr_assert_eq(kata_recover_report_get_count(take_report), 1);
-	cr_assert_str_eq(kata_recover_report_get_vm_id(take_report, 0), "vm");
+	cr_assert_str_eq(kata_recover_report_get_id(take_report, 0), "vm");
 	cr_assert_eq(kata_recover_report_get_verdict(take_report, 0), verdict, "%s: %s",
 		     kata_recover_verdict_get_name(kata_recover_report_get_verdict(take_report, 0)),
 		     kata_recover_report_get_text(take_report, 0));
 	cr_assert(strstr(kata_recover_report_get_text(take_report, 0), says), "%s",
 		  kata_recover_report_get_text(take_report, 0));
 	kata_recover_report_free(take_report);
+}
+
+static void assert_only_nothing(struct directory *d)
+{
+	kata_recover_report *report = recover(d, 0);
+
+	cr_assert_eq(kata_recover_report_get_count(report), 0);
+	kata_recover_report_free(report);
 }
 
 static void assert_dir(struct directory *d, bool there)
@@ -142,7 +165,7 @@ CASE(an_empty_state_directory_gives_an_empty_report)
 	kata_recover_report *report = recover(d, KATA_RECOVER_APPLY);
 
 	cr_assert_eq(kata_recover_report_get_count(report), 0);
-	cr_assert_null(kata_recover_report_get_vm_id(report, 0));
+	cr_assert_null(kata_recover_report_get_id(report, 0));
 	cr_assert_null(kata_recover_report_get_text(report, 0));
 	kata_recover_report_free(report);
 	kata_recover_report_free(NULL);
@@ -173,7 +196,7 @@ CASE(a_directory_whose_owner_lives_is_left_alone)
 
 CASE(an_orphan_is_reported_first_and_removed_on_request)
 {
-	pid_t vmm = start_process();
+	pid_t vmm = start_vmm(d);
 
 	make(d, "vm");
 	put_owner(d, -1, 1);
@@ -188,33 +211,193 @@ CASE(an_orphan_is_reported_first_and_removed_on_request)
 	end_process(vmm);
 }
 
-static void spares(struct directory *d, pid_t stranger, const struct kata__process_identity *recorded)
+static void spares(struct directory *d, pid_t stranger, const struct kata__process_identity *recorded, const char *says)
 {
 	make(d, "vm");
 	put_owner(d, -1, 1);
+	put(d, "vmm.log", "");
 	put_identity(d, recorded);
-	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "VMM is gone");
-	cr_assert(is_running(stranger));
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_GONE, says);
+	cr_assert_eq(kill(stranger, 0), 0);
+	cr_assert(stranger == 1 || is_running(stranger));
 	assert_dir(d, false);
 }
 
 CASE(a_stranger_with_the_recorded_pid_is_never_killed)
 {
-	pid_t stranger = start_process();
-	struct kata__process_identity id, of_another_boot;
+	pid_t stranger = start_process(NULL);
+	struct kata__process_identity id, of_another_boot, later;
 
 	cr_assert_eq(kata__process_identity_of(stranger, &id, NULL), 0);
-	of_another_boot = id;
+	of_another_boot = later = id;
 	of_another_boot.boot_id[0] = id.boot_id[0] == 'a' ? 'b' : 'a';
-	id.start_time--;
-	spares(d, stranger, &id);
-	spares(d, stranger, &of_another_boot);
+	later.start_time--;
+	spares(d, stranger, &later, "VMM is gone");
+	spares(d, stranger, &of_another_boot, "rebooted");
+	spares(d, stranger, &id, "VMM is gone"); /* born in the very same tick */
 	end_process(stranger);
+}
+
+/* Written there by hand. */
+CASE(pids_of_others_in_a_record_are_never_signalled)
+{
+	const pid_t pids[] = {1, getpid(), getppid()};
+	struct kata__process_identity id;
+
+	for (size_t i = 0; i < sizeof(pids) / sizeof(pids[0]); i++) {
+		cr_assert_eq(kata__process_identity_of(pids[i], &id, NULL), 0);
+		spares(d, pids[i], &id, "VMM is gone");
+	}
+}
+
+CASE(a_vmm_whose_pid_file_was_changed_by_hand_is_left_alone_with_its_directory)
+{
+	pid_t vmm = start_vmm(d), stranger = start_process(NULL);
+	kata_recover_report *report;
+
+	put_owner(d, -1, 1);
+	put_pid(d, stranger);
+	report = recover(d, KATA_RECOVER_APPLY);
+	cr_assert_eq(kata_recover_report_get_verdict(report, 0), KATA_RECOVER_FOREIGN);
+	cr_assert(strstr(kata_recover_report_get_text(report, 0), "by hand"));
+	cr_assert_str_eq(kata_recover_report_get_kind(report, 1), "process");
+	cr_assert_eq(kata_recover_report_get_verdict(report, 1), KATA_RECOVER_FOREIGN);
+	kata_recover_report_free(report);
+	cr_assert(is_running(vmm) && is_running(stranger));
+	assert_dir(d, true);
+	end_process(vmm);
+	end_process(stranger);
+}
+
+CASE(the_vmm_of_another_machine_is_never_ended_for_one)
+{
+	pid_t vmm = start_vmm_in(d, "other");
+	kata_recover_report *report;
+
+	put_owner(d, 0, 3);
+	put_pid(d, vmm);
+	put(d, "released.json", "{\"epoch\":3}");
+	make(d, "edited");
+	put_owner(d, -1, 1);
+	put(d, "vmm.log", "");
+	put_pid(d, vmm);
+	report = recover(d, KATA_RECOVER_APPLY);
+	cr_assert_eq(kata_recover_report_get_count(report), 2);
+	cr_assert_str_eq(kata_recover_report_get_id(report, 0), "edited");
+	cr_assert_eq(kata_recover_report_get_verdict(report, 0), KATA_RECOVER_GONE);
+	cr_assert_eq(kata_recover_report_get_verdict(report, 1), KATA_RECOVER_ATTACHABLE);
+	cr_assert_eq(kata_recover_report_get_left(report), 0);
+	kata_recover_report_free(report);
+	cr_assert(is_running(vmm));
+	assert_dir(d, false);
+	end_process(vmm);
+}
+
+CASE(after_a_reboot_a_directory_is_released_and_no_process_is_taken_for_its_own)
+{
+	static const char *const files[] = {"released.json", "pooled", "journal"};
+	pid_t vmm = start_process(NULL); /* stands for one that got the same pid at the same time after boot */
+	struct kata__process_identity id;
+
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		struct kata__owner owner = {.epoch = 3, .vm_id = "vm", .vm_uuid = UUID};
+
+		make(d, "vm");
+		cr_assert_eq(kata__process_identity_of(vmm, &id, NULL), 0);
+		id.boot_id[3] = id.boot_id[3] == '0' ? '1' : '0';
+		put_identity(d, &id);
+		cr_assert_eq(kata__process_identity_of(getpid(), &owner.process, NULL), 0);
+		memcpy(owner.process.boot_id, id.boot_id, sizeof(id.boot_id));
+		cr_assert_eq(kata__owner_write(d->path, &owner, NULL), 0);
+		if (i == 0)
+			put(d, files[i], "{\"epoch\":3}");
+		else if (i == 1)
+			cr_assert_eq(kata__owner_mark_pooled(d->path, &owner, NULL), 0);
+		else
+			put(d, files[i],
+			    "{\"op\":\"start\",\"subject\":\"vm\",\"step\":\"spawn\",\"event\":\"begin\"}\n");
+		assert_only(recover(d, KATA_RECOVER_APPLY), i == 2 ? KATA_RECOVER_HALF_MADE : KATA_RECOVER_GONE,
+			    "rebooted");
+		cr_assert(is_running(vmm));
+		assert_dir(d, false);
+	}
+	end_process(vmm);
+}
+
+CASE(a_vmm_whose_directory_was_removed_by_hand_is_shown_and_left_alone)
+{
+	pid_t vmm = start_vmm(d);
+	kata_recover_report *report;
+	char pid[16];
+
+	cr_assert_eq(kata__remove_tree(d->path, NULL), 0);
+	report = recover(d, KATA_RECOVER_APPLY);
+	snprintf(pid, sizeof(pid), "%d", (int)vmm);
+	cr_assert_eq(kata_recover_report_get_count(report), 1);
+	cr_assert_str_eq(kata_recover_report_get_kind(report, 0), "process");
+	cr_assert_str_eq(kata_recover_report_get_id(report, 0), pid);
+	cr_assert_eq(kata_recover_report_get_verdict(report, 0), KATA_RECOVER_FOREIGN);
+	kata_recover_report_free(report);
+	cr_assert(is_running(vmm));
+	end_process(vmm);
+}
+
+CASE(a_directory_that_others_can_write_is_foreign)
+{
+	make(d, "vm");
+	put_owner(d, -1, 1);
+	cr_assert_eq(chmod(d->path, 0777), 0);
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_FOREIGN, "0777");
+	assert_dir(d, true);
+}
+
+CASE(one_that_cannot_be_undone_holds_up_no_other)
+{
+	kata_recover_report *report;
+	kata_error *err = NULL;
+
+	make(d, "b");
+	put_owner(d, -1, 1);
+	make(d, "a");
+	put_owner(d, -1, 1);
+	fixture_assert_ok(
+		kata_context_set_fail_point(d->f.context, "recover/vm:before", KATA_FAIL_ERROR, 0, 0, 1, &err), err);
+	report = recover(d, KATA_RECOVER_APPLY);
+	cr_assert_eq(kata_recover_report_get_count(report), 2);
+	cr_assert_eq(kata_recover_report_get_verdict(report, 0), KATA_RECOVER_FAILED);
+	cr_assert(!kata_recover_report_is_undone(report, 0));
+	cr_assert(kata_recover_report_is_undone(report, 1));
+	cr_assert_eq(kata_recover_report_get_left(report), 1);
+	kata_recover_report_free(report);
+	make(d, "a");
+	assert_dir(d, true);
+	report = recover(d, KATA_RECOVER_APPLY);
+	cr_assert_eq(kata_recover_report_get_left(report), 0);
+	kata_recover_report_free(report);
+	assert_dir(d, false);
+}
+
+/* More than are undone at a time, and than there are fds for. */
+CASE(hundreds_are_undone)
+{
+	kata_recover_report *report;
+	char id[16];
+
+	for (int i = 0; i < 150; i++) {
+		snprintf(id, sizeof(id), "vm%d", i);
+		make(d, id);
+		put(d, "owner.json", "{");
+	}
+	report = recover(d, KATA_RECOVER_APPLY);
+	cr_assert_eq(kata_recover_report_get_count(report), 150);
+	cr_assert_eq(kata_recover_report_get_left(report), 0);
+	kata_recover_report_free(report);
+	assert_only_nothing(d);
 }
 
 CASE(a_released_machine_is_attachable_while_its_vmm_lives_and_an_orphan_after)
 {
-	pid_t vmm = start_process();
+	pid_t vmm = start_vmm(d);
 
 	make(d, "vm");
 	put_owner(d, 0, 3);
@@ -223,13 +406,13 @@ CASE(a_released_machine_is_attachable_while_its_vmm_lives_and_an_orphan_after)
 	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ATTACHABLE, "released");
 	cr_assert(is_running(vmm));
 	end_process(vmm);
-	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "gone");
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_GONE, "released, and its VMM is gone");
 	assert_dir(d, false);
 }
 
 CASE(a_released_machine_that_nobody_wants_is_removed_when_that_is_asked_for)
 {
-	pid_t vmm = start_process();
+	pid_t vmm = start_vmm(d);
 	kata_recover_report *report = NULL;
 	kata_error *error = NULL;
 
@@ -241,13 +424,13 @@ CASE(a_released_machine_that_nobody_wants_is_removed_when_that_is_asked_for)
 	cr_assert(!is_running(vmm));
 	assert_dir(d, false);
 	end_process(vmm);
-	cr_assert_eq(kata_recover(d->f.context, NULL, KATA_RECOVER_ATTACHABLE_TOO, &report, &error), KATA_E_INVALID);
+	cr_assert_eq(fixture_recover(d->f.context, NULL, KATA_RECOVER_ATTACHABLE_TOO, &report, &error), KATA_E_INVALID);
 	kata_error_free(error);
 }
 
 CASE(a_take_over_that_was_cut_is_taken_back_to_the_released_epoch)
 {
-	pid_t vmm = start_process();
+	pid_t vmm = start_vmm(d);
 	struct kata__owner owner;
 
 	make(d, "vm");
@@ -277,7 +460,7 @@ static void put_steward(struct directory *d, bool lives)
 
 CASE(a_pooled_machine_of_a_dead_factory_is_an_orphan_also_when_it_was_released)
 {
-	pid_t vmm = start_process();
+	pid_t vmm = start_vmm(d);
 
 	make(d, "vm");
 	put_owner(d, 0, 3);
@@ -294,7 +477,7 @@ CASE(a_pooled_machine_of_a_dead_factory_is_an_orphan_also_when_it_was_released)
 
 CASE(a_machine_that_a_living_factory_hands_over_is_left_alone)
 {
-	pid_t vmm = start_process();
+	pid_t vmm = start_vmm(d);
 
 	make(d, "vm");
 	put_owner(d, 0, 3);
@@ -309,7 +492,7 @@ CASE(a_machine_that_a_living_factory_hands_over_is_left_alone)
 
 CASE(a_mark_that_was_cut_is_a_mark)
 {
-	pid_t vmm = start_process();
+	pid_t vmm = start_vmm(d);
 
 	make(d, "vm");
 	put_owner(d, 0, 3);
@@ -326,7 +509,7 @@ CASE(a_directory_without_owner_is_removed)
 {
 	make(d, "vm");
 	put(d, "vmm.log", "");
-	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "owner.json");
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_HALF_MADE, "owner.json");
 	assert_dir(d, false);
 }
 
@@ -334,13 +517,13 @@ CASE(a_directory_whose_owner_file_is_cut_is_removed_when_no_vmm_can_live)
 {
 	make(d, "vm");
 	put(d, "owner.json", "{\"format\":\"kata-ow");
-	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "owner.json");
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_HALF_MADE, "owner.json");
 	assert_dir(d, false);
 }
 
 CASE(a_directory_whose_owner_file_is_cut_is_kept_while_the_recorded_process_lives)
 {
-	pid_t maybe = start_process();
+	pid_t maybe = start_vmm(d);
 
 	make(d, "vm");
 	put(d, "owner.json", "{");
@@ -374,7 +557,7 @@ CASE(pid_files_full_of_nonsense_name_nobody)
 		make(d, "vm");
 		put_owner(d, -1, 1);
 		put(d, "vmm.pid", texts[i]);
-		assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "gone");
+		assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_GONE, "");
 	}
 }
 
@@ -465,7 +648,7 @@ CASE(a_child_that_was_on_its_way_when_its_starter_died_is_waited_for_and_killed)
 	struct other o = {.d = d};
 
 	hold_pid_file(&o);
-	o.vmm = start_process();
+	o.vmm = start_vmm(d);
 	begin_other(&o, say_who_it_is);
 	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "lives");
 	pthread_join(o.thread, NULL);
@@ -486,7 +669,7 @@ CASE(a_child_that_dies_on_its_way_is_no_vmm)
 
 	hold_pid_file(&o);
 	begin_other(&o, die);
-	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "gone");
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_GONE, "gone");
 	pthread_join(o.thread, NULL);
 	assert_dir(d, false);
 }
@@ -499,7 +682,7 @@ CASE(while_a_child_stays_on_its_way_the_directory_stays)
 	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_FAILED, "recover again");
 	assert_dir(d, true);
 	close(o.fd);
-	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "gone");
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_GONE, "gone");
 	assert_dir(d, false);
 }
 
@@ -515,8 +698,9 @@ CASE(what_is_not_a_directory_or_has_no_good_name_is_not_touched)
 	cr_assert_eq(kata__write_file_atomic(keep, "x", 1, NULL), 0);
 	cr_assert_eq(symlink(target, link_path), 0);
 	report = recover(d, KATA_RECOVER_APPLY);
-	cr_assert_eq(kata_recover_report_get_count(report), 1);
-	cr_assert_eq(kata_recover_report_get_verdict(report, 0), KATA_RECOVER_FAILED);
+	cr_assert_eq(kata_recover_report_get_count(report), 2);
+	cr_assert_eq(kata_recover_report_get_verdict(report, 0), KATA_RECOVER_FOREIGN);
+	cr_assert_eq(kata_recover_report_get_verdict(report, 1), KATA_RECOVER_FOREIGN);
 	kata_recover_report_free(report);
 	cr_assert_eq(access(keep, F_OK), 0);
 	assert_dir(d, true);
@@ -531,11 +715,11 @@ CASE(a_directory_that_somebody_works_on_is_left_to_him)
 
 	make(d, "vm");
 	put_owner(d, -1, 1);
-	cr_assert_eq(kata__leftover_open(d->f.state_dir, "vm", false, &l, NULL), 0);
+	cr_assert_eq(kata__leftover_open(d->f.state_dir, "vm", 0, &l, NULL), 0);
 	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_OWNED, "just now");
 	assert_dir(d, true);
 	kata__leftover_close(&l);
-	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "");
+	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_GONE, "");
 	assert_dir(d, false);
 }
 
@@ -550,12 +734,12 @@ CASE(many_are_reported_in_order_and_each_gets_its_own_verdict)
 	make(d, "c");
 	report = recover(d, KATA_RECOVER_APPLY);
 	cr_assert_eq(kata_recover_report_get_count(report), 3);
-	cr_assert_str_eq(kata_recover_report_get_vm_id(report, 0), "a");
-	cr_assert_eq(kata_recover_report_get_verdict(report, 0), KATA_RECOVER_ORPHAN);
-	cr_assert_str_eq(kata_recover_report_get_vm_id(report, 1), "b");
+	cr_assert_str_eq(kata_recover_report_get_id(report, 0), "a");
+	cr_assert_eq(kata_recover_report_get_verdict(report, 0), KATA_RECOVER_GONE);
+	cr_assert_str_eq(kata_recover_report_get_id(report, 1), "b");
 	cr_assert_eq(kata_recover_report_get_verdict(report, 1), KATA_RECOVER_OWNED);
-	cr_assert_str_eq(kata_recover_report_get_vm_id(report, 2), "c");
-	cr_assert_eq(kata_recover_report_get_verdict(report, 2), KATA_RECOVER_ORPHAN);
+	cr_assert_str_eq(kata_recover_report_get_id(report, 2), "c");
+	cr_assert_eq(kata_recover_report_get_verdict(report, 2), KATA_RECOVER_HALF_MADE);
 	kata_recover_report_free(report);
 }
 
@@ -564,12 +748,14 @@ CASE(unknown_flags_and_missing_arguments_are_refused)
 	kata_recover_report *report = NULL;
 	kata_error *err = NULL;
 
-	fixture_assert_fails(kata_recover(d->f.context, NULL, 2, &report, &err), KATA_E_INVALID, err);
+	fixture_assert_fails(fixture_recover(d->f.context, NULL, 2, &report, &err), KATA_E_INVALID, err);
 	error_clear(&err);
-	fixture_assert_fails(kata_recover(NULL, NULL, 0, &report, &err), KATA_E_INVALID, err);
+	fixture_assert_fails(fixture_recover(NULL, NULL, 0, &report, &err), KATA_E_INVALID, err);
 	error_clear(&err);
-	fixture_assert_fails(kata_recover(d->f.context, NULL, 0, NULL, &err), KATA_E_INVALID, err);
+	fixture_assert_fails(fixture_recover(d->f.context, NULL, 0, NULL, &err), KATA_E_INVALID, err);
 	error_clear(&err);
+	cr_assert_null(kata_recover_report_get_kind(NULL, 0));
+	cr_assert_eq(kata_recover_report_get_left(NULL), 0);
 	cr_assert_str_eq(kata_recover_verdict_get_name(KATA_RECOVER_ORPHAN), "orphan");
 	cr_assert_str_eq(kata_recover_verdict_get_name((kata_recover_verdict)9), "unknown");
 }
