@@ -163,6 +163,20 @@ static char *path_of(const struct file *f, int drawer, const char *id)
 	return kata__format("%s/%s/%s.json", f->dir, kata__drawer_names[drawer], id);
 }
 
+/* That there is no file says that there is no record only where its directory still is. */
+static int check_drawer(const struct file *f, int drawer, kata_error **err)
+{
+	KATA_AUTO(free) char *path = kata__format("%s/%s", f->dir, kata__drawer_names[drawer]);
+
+	if (!path)
+		return kata__fail_no_memory(err);
+	if (access(path, F_OK) == 0)
+		return 0;
+	return kata__error_set(err, __FILE__, __LINE__, KATA_E_IO, KATA_ORIGIN_HOST, errno,
+			       "cannot look into '%s': %s: was the directory of the records removed or unmounted?",
+			       path, strerrordesc_np(errno));
+}
+
 static int file_get(void *self, int drawer, const char *id, char **ret, kata_error **err)
 {
 	KATA_AUTO(free) char *path = path_of(self, drawer, id);
@@ -177,7 +191,7 @@ static int file_get(void *self, int drawer, const char *id, char **ret, kata_err
 		return kata__fail_no_memory(err);
 	rc = kata__read_file(path, FILE_MAX, &data, &len, &own);
 	if (rc == KATA_E_NOT_FOUND)
-		return 0;
+		return check_drawer(self, drawer, err);
 	if (rc < 0)
 		return kata__error_move(err, &own);
 	wrong = unwrap(data, len);
@@ -185,6 +199,36 @@ static int file_get(void *self, int drawer, const char *id, char **ret, kata_err
 		return kata__fail(err, KATA_E_CORRUPT, HOST, "'%s': %s", path, wrong);
 	*ret = kata__take_ptr(data);
 	return 0;
+}
+
+/* The failure may have come after the rename, when the directory was synced: `before` is another name of the file that
+ * stood there, or NULL where there was none. */
+static void put_back(const char *path, const char *before)
+{
+	if (!before)
+		unlink(path);
+	else if (rename(before, path) == 0) /* does nothing where both are still one file */
+		unlink(before);
+}
+
+/* All of it or nothing: with another name of the file that stands there, until the new one is there for good. */
+static int replace_file(const char *path, const char *data, kata_error **err)
+{
+	KATA_AUTO(free) char *before = kata__format("%s.%ld.before.tmp", path, (long)getpid());
+	bool had, kept;
+	int rc;
+
+	if (!before)
+		return kata__fail_no_memory(err);
+	unlink(before);
+	kept = link(path, before) == 0;
+	had = kept || errno != ENOENT;
+	rc = kata__write_file_atomic(path, data, strlen(data), err);
+	if (rc < 0 && (kept || !had))
+		put_back(path, kept ? before : NULL);
+	else if (kept)
+		unlink(before);
+	return rc;
 }
 
 static int file_put(void *self, int drawer, const char *id, const char *text, kata_error **err)
@@ -203,7 +247,7 @@ static int file_put(void *self, int drawer, const char *id, const char *text, ka
 	}
 	if (!path || !data)
 		return kata__fail_no_memory(err);
-	return kata__write_file_atomic(path, data, strlen(data), err);
+	return replace_file(path, data, err);
 }
 
 static int sync_dir(const char *path, kata_error **err)
@@ -217,15 +261,23 @@ static int sync_dir(const char *path, kata_error **err)
 
 static int file_remove(void *self, int drawer, const char *id, kata_error **err)
 {
-	KATA_AUTO(free) char *path = path_of(self, drawer, id);
+	KATA_AUTO(free) char *path = path_of(self, drawer, id), *gone = NULL;
+	char *slash;
 	int rc;
 
-	if (!path)
+	gone = path ? kata__format("%s.%ld.tmp", path, (long)getpid()) : NULL;
+	if (!gone)
 		return kata__fail_no_memory(err);
-	if (unlink(path) < 0 && errno != ENOENT)
-		return kata__fail_errno(err, errno, "cannot remove '%s'", path);
-	*strrchr(path, '/') = '\0';
+	if (rename(path, gone) < 0)
+		return errno == ENOENT ? 0 : kata__fail_errno(err, errno, "cannot remove '%s'", path);
+	slash = strrchr(path, '/');
+	*slash = '\0';
 	rc = sync_dir(path, err);
+	*slash = '/';
+	if (rc < 0)
+		put_back(path, gone);
+	else
+		unlink(gone); /* or the next who opens the directory sweeps it */
 	return rc;
 }
 

@@ -45,13 +45,17 @@ static const struct meaning *meaning_of(int code)
 	return NULL;
 }
 
-/* SQLITE_CANTOPEN says nothing: the errno behind it does. */
+/* SQLITE_CANTOPEN says nothing: the errno behind it does. A journal or directory that is not there must not read as if
+ * there were no record. */
 static int fail_open(sqlite3 *db, const char *what, const char *text, kata_error **err)
 {
 	int e = db ? sqlite3_system_errno(db) : 0;
 
-	if (e)
+	if (e == EACCES || e == EPERM || e == EROFS)
 		return kata__fail_errno(err, e, "%s: %s", what, text);
+	if (e)
+		return kata__error_set(err, __FILE__, __LINE__, KATA_E_IO, KATA_ORIGIN_HOST, e, "%s: %s: %s", what,
+				       text, strerrordesc_np(e));
 	return kata__fail(err, KATA_E_PERMISSION, HOST,
 			  "%s: %s: the file and its directory must be readable and writable", what, text);
 }
@@ -71,6 +75,8 @@ int kata__sqlite_fail_plain(sqlite3 *db, int code, const char *what, kata_error 
 		return kata__fail(err, KATA_E_DATABASE, HOST, "%s: %s (SQLite code %d)", what, text, code);
 	os_errno = (code & 0xff) == SQLITE_IOERR && db && sqlite3_system_errno(db) ? sqlite3_system_errno(db)
 										   : m->os_errno;
+	if (os_errno == ENOSPC || os_errno == EDQUOT) /* shared memory that cannot grow is an "I/O error" too */
+		m = meaning_of(SQLITE_FULL);
 	return kata__error_set(err, __FILE__, __LINE__, m->status, KATA_ORIGIN_HOST, os_errno, "%s: %s: %s", what, text,
 			       m->advice);
 }

@@ -244,10 +244,14 @@ static int obtain(kata_persistence *p, struct kata_record *take_record, kata_vm_
 			kata_sandbox_unref(s);
 		}
 	}
-	if (rc < 0)
-		kata__persistence_set_epoch(p, id, epoch + 1, epoch, NULL);
-	else
+	if (rc == 0)
 		*ret = s;
+	else if (kata__persistence_set_epoch(p, id, epoch + 1, epoch, NULL) < 0 && err)
+		kata__error_set_hint(
+			*err,
+			"nothing could be written any more, so its record stays at epoch %llu, which hinders "
+			"nobody: obtain it again",
+			(unsigned long long)epoch + 1);
 	return rc;
 }
 

@@ -84,7 +84,7 @@ static inline int on_fresh(struct caller *c, int (*call)(struct caller *c))
 static inline bool is_expected(int status)
 {
 	return status == KATA_E_NO_MEMORY || status == KATA_E_IO || status == KATA_E_CORRUPT ||
-	       status == KATA_E_PERMISSION || status == KATA_E_NOT_FOUND;
+	       status == KATA_E_PERMISSION;
 }
 
 /* `prepare` brings the record into the state before; returns how often the call was failed. */

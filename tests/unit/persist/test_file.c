@@ -331,6 +331,27 @@ Test(file, a_newer_format_and_a_directory_of_something_else_are_refused_untouche
 	room_close(&r);
 }
 
+/* Whoever takes it for an empty one ends every machine as an orphan. */
+Test(file, a_directory_that_was_removed_or_unmounted_is_not_an_empty_one)
+{
+	kata_sandbox_info info = {.size = sizeof(info)};
+	struct room r;
+	char *away;
+
+	room_open(&r);
+	fixture_assert_ok(room_store(&r, "pod"), r.err);
+	away = fixture_path(&r.f, "away");
+	cr_assert_eq(rename(r.path, away), 0);
+	cr_assert_eq(room_load(&r, "pod"), KATA_E_IO, "%s", error_text(r.err));
+	assert_message_has(r.err, "removed or unmounted");
+	error_clear(&r.err);
+	fixture_assert_fails(kata_persistence_get_info(r.p, "pod", &info, &r.err), KATA_E_IO, r.err);
+	cr_assert_eq(rename(away, r.path), 0);
+	fixture_assert_ok(room_load(&r, "pod"), r.err);
+	free(away);
+	room_close(&r);
+}
+
 Test(file, what_was_half_written_by_a_dead_process_is_swept)
 {
 	struct room r;
