@@ -47,7 +47,8 @@ typedef struct kata_context_options {
 	kata_log_fn log;       /* NULL: no log */
 	void *log_user;
 	kata_log_level log_level; /* most detailed level handed to `log`; 0 is errors only */
-	uint32_t max_workers;     /* threads for blocking steps, started when first needed; 0: 4 */
+	uint32_t max_workers;     /* threads for blocking steps, started when first needed; 0: 4. One that waits for
+				   * another operation does not count meanwhile */
 	uint32_t max_objects;     /* most VMs, agents and sandboxes alive at once; 0: 4096 */
 } kata_context_options;
 

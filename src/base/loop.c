@@ -459,6 +459,7 @@ bool kata__loop_wait(struct kata__loop *loop, const bool *done, uint64_t deadlin
 {
 	if (kata__loop_is_leader(loop))
 		return is_set(done);
+	kata__workers_begin_wait(loop->workers);
 	pthread_mutex_lock(&loop->lock);
 	while (!is_set(done) && kata__deadline_left_ms(deadline_ns) != 0) {
 		if (loop->external && lead_locked(loop)) {
@@ -472,6 +473,7 @@ bool kata__loop_wait(struct kata__loop *loop, const bool *done, uint64_t deadlin
 		}
 	}
 	pthread_mutex_unlock(&loop->lock);
+	kata__workers_end_wait(loop->workers);
 	return is_set(done);
 }
 

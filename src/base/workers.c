@@ -1,20 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A bounded worker pool: a thread is started when work arrives, none is idle and the bound allows; threads then stay.
+/*
+ * A bounded worker pool: a thread is started when work arrives, none is idle and the bound allows; threads then stay.
+ *
+ * A step may wait for another operation, which may need a worker itself. So a thread that waits does not count: else as
+ * many such steps as there are threads would wait for each other for ever.
  */
 #include "base/workers.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 
 struct kata__workers {
 	struct kata__loop *loop;
-	unsigned max, count, idle;
+	unsigned max, count, idle, waiting;
 	pthread_t *threads;
+	unsigned threads_alloc;
 	pthread_mutex_t lock; /* leaf lock */
 	pthread_cond_t cond;
 	struct kata__task *first, **last;
 	bool stopping;
 };
+
+static _Thread_local struct kata__workers *employer; /* of this thread */
 
 static void run_done(struct kata__task *task)
 {
@@ -27,6 +35,7 @@ static void *worker(void *arg)
 {
 	struct kata__workers *w = arg;
 
+	employer = w;
 	pthread_mutex_lock(&w->lock);
 	for (;;) {
 		struct kata__work *work;
@@ -52,11 +61,27 @@ static void *worker(void *arg)
 	return NULL;
 }
 
+static int make_room(struct kata__workers *w)
+{
+	pthread_t *grown;
+
+	if (w->count < w->threads_alloc)
+		return 0;
+	grown = realloc(w->threads, (w->threads_alloc + 4) * sizeof(*grown));
+	if (!grown)
+		return ENOMEM;
+	w->threads = grown;
+	w->threads_alloc += 4;
+	return 0;
+}
+
 static int add_thread(struct kata__workers *w)
 {
 	sigset_t all, old;
-	int rc;
+	int rc = make_room(w);
 
+	if (rc)
+		return rc;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	rc = pthread_create(&w->threads[w->count], NULL, worker, w);
@@ -68,16 +93,42 @@ static int add_thread(struct kata__workers *w)
 	return 0;
 }
 
-int kata__workers_submit(struct kata__workers *w, struct kata__work *work, kata_error **err)
+/* With the lock held. For `more` pieces of work, beyond what is queued. */
+static int add_for(struct kata__workers *w, unsigned more)
 {
-	unsigned queued = 0;
-	int rc = 0;
+	unsigned queued = more;
 
-	pthread_mutex_lock(&w->lock);
 	for (struct kata__task *t = w->first; t; t = t->next)
 		queued++;
-	if (queued >= w->idle && w->count < w->max)
-		rc = add_thread(w);
+	return queued > w->idle && w->count < w->max + w->waiting ? add_thread(w) : 0;
+}
+
+void kata__workers_begin_wait(struct kata__workers *w)
+{
+	if (!w || employer != w)
+		return;
+	pthread_mutex_lock(&w->lock);
+	w->waiting++;
+	if (!w->stopping)
+		add_for(w, 0); /* where that fails, the threads that are there do it when they can */
+	pthread_mutex_unlock(&w->lock);
+}
+
+void kata__workers_end_wait(struct kata__workers *w)
+{
+	if (!w || employer != w)
+		return;
+	pthread_mutex_lock(&w->lock);
+	w->waiting--;
+	pthread_mutex_unlock(&w->lock);
+}
+
+int kata__workers_submit(struct kata__workers *w, struct kata__work *work, kata_error **err)
+{
+	int rc;
+
+	pthread_mutex_lock(&w->lock);
+	rc = add_for(w, 1);
 	if (rc && w->count > 0)
 		rc = 0; /* the threads that are there will do it */
 	if (!rc) {
@@ -96,11 +147,6 @@ int kata__workers_new(struct kata__loop *loop, unsigned max, struct kata__worker
 
 	if (!w)
 		return kata__fail_no_memory(err);
-	w->threads = calloc(max, sizeof(*w->threads));
-	if (!w->threads) {
-		free(w);
-		return kata__fail_no_memory(err);
-	}
 	w->loop = loop;
 	w->max = max;
 	w->last = &w->first;

@@ -267,6 +267,51 @@ Test(loop, workers_are_bounded_and_every_job_ends_on_the_leader)
 	kata__loop_free(loop);
 }
 
+struct waiting_job {
+	struct kata__work work;
+	struct kata__loop *loop;
+	struct job inner;
+	bool waited, done;
+};
+
+static void wait_for_another(struct kata__work *w)
+{
+	struct waiting_job *j = kata__container_of(w, struct waiting_job, work);
+
+	if (kata__loop_work(j->loop, &j->inner.work, NULL) == 0)
+		j->waited = kata__loop_wait(j->loop, &j->inner.done, kata__deadline_in_ms(20000));
+}
+
+static void waiting_ended(struct kata__work *w)
+{
+	struct waiting_job *j = kata__container_of(w, struct waiting_job, work);
+	struct kata__loop *loop = j->loop;
+
+	__atomic_store_n(&j->done, true, __ATOMIC_RELEASE);
+	kata__loop_wake_waiters(loop);
+}
+
+/* As a step does that runs another operation and waits for it. */
+Test(loop, jobs_that_wait_for_others_do_not_keep_them_from_a_worker)
+{
+	atomic_int running = 0, most = 0;
+	struct kata__loop *loop = NULL;
+	struct waiting_job jobs[3];
+
+	cr_assert_eq(kata__loop_new(false, 2, &loop, NULL), 0);
+	for (int i = 0; i < 3; i++) {
+		jobs[i] = (struct waiting_job){.work = {.work = wait_for_another, .done = waiting_ended}, .loop = loop};
+		jobs[i].inner = (struct job){
+			.work = {.work = work, .done = work_ended}, .loop = loop, .running = &running, .most = &most};
+		cr_assert_eq(kata__loop_work(loop, &jobs[i].work, NULL), 0);
+	}
+	for (int i = 0; i < 3; i++) {
+		cr_assert(kata__loop_wait(loop, &jobs[i].done, kata__deadline_in_ms(30000)));
+		cr_expect(jobs[i].waited);
+	}
+	kata__loop_free(loop);
+}
+
 Test(loop, a_wait_ends_at_its_deadline)
 {
 	bool done = false;
