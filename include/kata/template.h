@@ -20,6 +20,14 @@
  * looks at that (by inode, size and times; by content where those differ); a template that is stale or was tampered
  * with is made anew, or refused where KATA_TEMPLATE_REFUSE_STALE says so.
  *
+ * Most of what a clone costs is the start of its VMM. With options.prestarted the builder keeps so many of them ready:
+ * started, their devices made, waiting for the template's state (KATA_VM_PRESTARTED instead of KATA_VM_CLONED; they are
+ * used the same). They are made as soon as the template is known, by the first build or kata_template_make(), one after
+ * the other, and replaced as they are taken; one that cannot be started is tried again after a second, then two, up to
+ * a minute. They are ended when the template is stale, another one, or removed. A build that finds none ready, or has
+ * another config or transport than the template, is what it is without them. A crash of the process leaves them marked
+ * in the state directory: kata_recover() ends them.
+ *
  * Any number of processes may use one path: one of them makes the template, the others wait for it. When it is replaced
  * or removed, clones that were built from it go on.
  *
@@ -34,6 +42,7 @@
 #include <stdint.h>
 
 #include <kata/agent.h>
+#include <kata/factory.h>
 #include <kata/vm_builder.h>
 
 #ifdef __cplusplus
@@ -44,22 +53,25 @@ extern "C" {
 #define KATA_TEMPLATE_REFUSE_STALE UINT64_C(2) /* a build does not replace a template, but fails: VERSION, CORRUPT */
 
 typedef struct kata_template_options {
-	size_t size;      /* sizeof(kata_template_options) */
-	const char *path; /* of its directory: absolute; made where it is missing, with mode 0700. Its parent must
-			   * belong to the caller or root, and others must not be able to touch the directory. On a
-			   * tmpfs it is memory, and quick (mounted with huge=always: in huge pages); a file system
-			   * whose files cannot be written to (hugetlbfs) cannot hold it. Takes the RAM that the guest
-			   * has touched (256 MiB: about 60), and for a moment twice that while it is replaced */
-	uint64_t flags;   /* KATA_TEMPLATE_* */
+	size_t size;         /* sizeof(kata_template_options) */
+	const char *path;    /* of its directory: absolute; made where it is missing, with mode 0700. Its parent must
+			      * belong to the caller or root, and others must not be able to touch the directory. On a
+			      * tmpfs it is memory, and quick (mounted with huge=always: in huge pages); a file system
+			      * whose files cannot be written to (hugetlbfs) cannot hold it. Takes the RAM that the guest
+			      * has touched (256 MiB: about 60), and for a moment twice that while it is replaced */
+	uint64_t flags;      /* KATA_TEMPLATE_* */
+	uint32_t prestarted; /* VMMs kept waiting for the template's state, at most 4096; 0: none. Each is a process
+			      * that has touched no RAM of the guest yet (QEMU: some 20 MiB), three fds, a directory */
 } kata_template_options;
 #define KATA_TEMPLATE_OPTIONS_INIT                                                                                     \
 	{                                                                                                              \
-		sizeof(kata_template_options), NULL, 0                                                                 \
+		sizeof(kata_template_options), NULL, 0, 0                                                              \
 	}
 
 /*
  * Touches nothing. `inner` makes the machines and builds what is no clone; `agents` connects to them (NULL: directly).
- * Both are borrowed and must outlive the builder. Returns INVALID.
+ * Both are borrowed and must outlive the builder. Freeing the builder ends the VMMs that wait and waits for that.
+ * Returns INVALID.
  *
  * A build's config must leave memory_path NULL to be a clone's. QoS limits, or another agent transport than the
  * template's: an exact boot. A build is blocking, and returns what making the template returns.
@@ -110,6 +122,19 @@ typedef struct kata_template_status {
 /* Looks at the files, without waiting for who may be making one; compares the parts by inode, size and times alone.
  * Blocking: some system calls. Returns PERMISSION. */
 KATA_API int kata_template_get_status(kata_vm_builder *builder, kata_template_status *ret_status, kata_error **err);
+
+/* The VMMs that wait, counted as a cache counts its machines (KATA_CACHE_ALL): ready, making, ending, made, taken,
+ * missed (builds that found none), failed with next_try_ms and last_error, unhealthy (ended by themselves). All 0 where
+ * none are kept. Never waits. */
+KATA_API int kata_template_get_prestarted(const kata_vm_builder *builder, kata_cache_status *ret_status,
+					  kata_error **err);
+/* Waits until `count` of them are ready. Default deadline 300 s. Returns INVALID (more than are kept), STATE (none are
+ * kept, or this builder has not seen its template yet), TIMEOUT (with the error of the last that failed as its cause).
+ */
+KATA_API int kata_template_wait_prestarted(kata_vm_builder *builder, uint32_t count, const kata_op_options *options,
+					   kata_error **err);
+KATA_API int kata_template_wait_prestarted_begin(kata_vm_builder *builder, uint32_t count,
+						 const kata_op_options *options, kata_op **ret_op, kata_error **err);
 
 #ifdef __cplusplus
 }

@@ -57,10 +57,11 @@ KATA_API const char *kata_vm_state_get_name(kata_vm_state state);
 
 /* Where the machine comes from: how a caller sees that no base of a factory fitted and he got an exact boot. */
 typedef enum kata_vm_origin {
-	KATA_VM_BOOTED = 0,   /* its guest boots at the start */
-	KATA_VM_RESTORED = 1, /* of a snapshot */
-	KATA_VM_CLONED = 2,   /* of a template */
-	KATA_VM_WARM = 3      /* out of a cache, booted before */
+	KATA_VM_BOOTED = 0,    /* its guest boots at the start */
+	KATA_VM_RESTORED = 1,  /* of a snapshot */
+	KATA_VM_CLONED = 2,    /* of a template */
+	KATA_VM_WARM = 3,      /* out of a cache, booted before */
+	KATA_VM_PRESTARTED = 4 /* of a template, in a VMM that was started before */
 } kata_vm_origin;
 KATA_API const char *kata_vm_origin_get_name(kata_vm_origin origin);
 

@@ -13,8 +13,6 @@
 #define SIZES_MAX 256u
 #define MACHINES_MAX 4096u
 #define PARALLEL_MAX 256u
-#define RETRY_MIN_MS 1000u
-#define RETRY_MAX_MS 60000u
 
 /* ---- the builder ---- */
 
@@ -103,19 +101,11 @@ static int cache_get_capabilities(void *self, kata_capabilities *ret_capabilitie
 	return kata_vm_builder_get_capabilities(pool->inner, ret_capabilities, err);
 }
 
-static void close_pool(void *user)
-{
-	kata__pool_close(user);
-}
-
-/* In a callback nobody can wait: then the machines end in the background. */
 static void cache_free(void *self)
 {
 	struct kata__pool *pool = self;
 
-	kata__agent_on_leader(pool->ctx, close_pool, pool);
-	if (kata__context_check_may_block(pool->ctx, "kata_vm_builder_free", NULL) == 0)
-		kata__loop_wait(kata__context_loop(pool->ctx), &pool->idle, KATA__NEVER);
+	kata__pool_end(pool);
 	kata__pool_unref(pool);
 }
 
@@ -144,16 +134,6 @@ static int check_cache(const kata_vm_builder *builder, struct kata__pool **ret, 
 
 /* ---- sizes ---- */
 
-static void free_sizes(struct kata__pool_size *sizes)
-{
-	while (sizes) {
-		struct kata__pool_size *next = sizes->next;
-
-		kata__pool_size_unref(sizes);
-		sizes = next;
-	}
-}
-
 static void check_size(const kata_cache_size *size, size_t i, struct kata__problems *p)
 {
 	uint32_t max = size->max ? size->max : size->min;
@@ -173,31 +153,11 @@ static void check_size(const kata_cache_size *size, size_t i, struct kata__probl
 		kata__problems_add(p, "sizes[%zu].max: %u, at most %u", i, max, MACHINES_MAX);
 }
 
-static int copy_size(const kata_cache_size *from, struct kata__pool_size **ret, kata_error **err)
-{
-	struct kata__pool_size *s = calloc(1, sizeof(*s));
-	int rc;
-
-	if (!s)
-		return kata__fail_no_memory(err);
-	atomic_init(&s->refs, 1);
-	rc = kata__vm_config_copy_new(from->config, &s->config, err);
-	if (rc < 0) {
-		free(s);
-		return rc;
-	}
-	s->min = from->min;
-	s->max = from->max ? from->max : from->min;
-	s->wanted = s->min;
-	*ret = s;
-	return 0;
-}
-
 static int append_size(struct kata__pool_size **list, const kata_cache_size *from, size_t i, kata_error **err)
 {
 	struct kata__pool_size **last = list, *s = NULL;
 	size_t at = 0;
-	int rc = copy_size(from, &s, err);
+	int rc = kata__pool_size_new(from->config, from->min, from->max ? from->max : from->min, &s, err);
 
 	if (rc < 0)
 		return rc;
@@ -251,40 +211,18 @@ static int copy_sizes(const kata_cache_size *sizes, size_t count, struct kata__p
 			rc = append_size(&list, &size, i, err);
 	}
 	if (rc < 0)
-		free_sizes(list);
+		kata__pool_sizes_free(list);
 	else
 		*ret = list;
 	return rc;
 }
 
-struct set_sizes {
-	struct kata__pool *pool;
-	struct kata__pool_size *sizes;
-	kata_cache_status *mirror;
-	size_t count;
-};
-
-static void set_now(void *user)
-{
-	struct set_sizes *s = user;
-
-	kata__pool_set_sizes(s->pool, s->sizes, s->mirror, s->count);
-}
-
 static int set_sizes(struct kata__pool *pool, const kata_cache_size *sizes, size_t count, kata_error **err)
 {
-	struct set_sizes s = {.pool = pool, .count = count};
-	int rc = copy_sizes(sizes, count, &s.sizes, err);
+	struct kata__pool_size *list = NULL;
+	int rc = copy_sizes(sizes, count, &list, err);
 
-	if (rc < 0)
-		return rc;
-	s.mirror = calloc(count + 1, sizeof(*s.mirror));
-	if (!s.mirror) {
-		free_sizes(s.sizes);
-		return kata__fail_no_memory(err);
-	}
-	kata__agent_on_leader(pool->ctx, set_now, &s);
-	return 0;
+	return rc < 0 ? rc : kata__pool_replace_sizes(pool, list, err);
 }
 
 int kata_cache_set_sizes(kata_vm_builder *cache, const kata_cache_size *sizes, size_t size_count, kata_error **err)
@@ -302,46 +240,21 @@ static int check_options(const kata_cache_options *o, kata_error **err)
 	if (o->parallel > PARALLEL_MAX)
 		return kata__fail(err, KATA_E_INVALID, CALLER, "options.parallel: %u, at most %u", o->parallel,
 				  PARALLEL_MAX);
-	if (o->retry_max_ms && o->retry_max_ms < (o->retry_min_ms ? o->retry_min_ms : RETRY_MIN_MS))
+	if (o->retry_max_ms && o->retry_max_ms < (o->retry_min_ms ? o->retry_min_ms : KATA__POOL_RETRY_MIN_MS))
 		return kata__fail(err, KATA_E_INVALID, CALLER,
 				  "options.retry_max_ms: %llu is less than retry_min_ms, %llu",
 				  (unsigned long long)o->retry_max_ms,
-				  (unsigned long long)(o->retry_min_ms ? o->retry_min_ms : RETRY_MIN_MS));
+				  (unsigned long long)(o->retry_min_ms ? o->retry_min_ms : KATA__POOL_RETRY_MIN_MS));
 	return 0;
 }
 
 static int new_pool(kata_context *ctx, kata_vm_builder *inner, kata_agent_builder *agents, const kata_cache_options *o,
 		    struct kata__pool **ret, kata_error **err)
 {
-	struct kata__pool *pool = calloc(1, sizeof(*pool));
-	int rc = 0;
+	kata_agent_builder *own = NULL;
+	int rc = agents ? 0 : kata_agent_builder_new_direct(ctx, &own, err);
 
-	if (!pool)
-		return kata__fail_no_memory(err);
-	atomic_init(&pool->refs, 1);
-	pthread_mutex_init(&pool->mutex, NULL);
-	pool->ctx = ctx;
-	pool->inner = inner;
-	pool->agents = agents;
-	pool->parallel = o->parallel ? o->parallel : 1;
-	pool->age_max_ms = o->age_max_ms;
-	pool->retry_min_ms = o->retry_min_ms ? o->retry_min_ms : RETRY_MIN_MS;
-	pool->retry_max_ms = o->retry_max_ms ? o->retry_max_ms : RETRY_MAX_MS;
-	if (pool->retry_max_ms < pool->retry_min_ms)
-		pool->retry_max_ms = pool->retry_min_ms;
-	pool->probe_ms = o->probe_ms;
-	pool->mirror = calloc(1, sizeof(*pool->mirror));
-	if (!pool->mirror)
-		rc = kata__fail_no_memory(err);
-	if (rc == 0 && !agents) {
-		rc = kata_agent_builder_new_direct(ctx, &pool->own_agents, err);
-		pool->agents = pool->own_agents;
-	}
-	if (rc < 0)
-		kata__pool_unref(pool);
-	else
-		*ret = pool;
-	return rc;
+	return rc < 0 ? rc : kata__pool_new(ctx, inner, agents, own, o, ret, err);
 }
 
 static int check_arguments(const kata_context *context, const kata_vm_builder *inner, kata_vm_builder **ret_builder,
@@ -406,23 +319,15 @@ int kata_cache_get_status(const kata_vm_builder *cache, size_t index, kata_cache
 {
 	struct kata__pool *pool;
 	kata_cache_status status;
-	size_t count;
 	int rc = check_cache(cache, &pool, err);
 
 	if (rc == 0)
 		rc = kata__options_check_ret(ret_status, "ret_status", err);
 	if (rc < 0)
 		return rc;
-	pthread_mutex_lock(&pool->mutex);
-	count = pool->mirror_count;
-	if (index == KATA_CACHE_ALL)
-		index = count;
-	if (index <= count)
-		status = pool->mirror[index];
-	pthread_mutex_unlock(&pool->mutex);
-	if (index > count)
+	if (!kata__pool_get_status(pool, index, &status))
 		return kata__fail(err, KATA_E_NOT_FOUND, CALLER, "index: %zu is past the end, the cache has %zu sizes",
-				  index, count);
+				  index, kata_cache_get_size_count(cache));
 	kata__options_write(ret_status, &status, sizeof(status));
 	return 0;
 }

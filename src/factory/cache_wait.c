@@ -89,19 +89,17 @@ static const struct kata__op_table drain_table = {.name = "pool-drain",
 						  .finish = say_how_far,
 						  .free_data = free_waiting};
 
-static int begin(kata_vm_builder *cache, const struct kata__op_table *table, uint32_t count,
+static int begin(struct kata__pool *pool, const struct kata__op_table *table, uint32_t count,
 		 const kata_op_options *options, kata_op **ret_op, kata_error **err)
 {
-	struct kata__pool *pool = kata__cache_pool(cache);
 	kata_op_options o = KATA_OP_OPTIONS_INIT;
 	struct waiting *w;
 	int rc = kata__options_read(&o, sizeof(o), options, "options", err);
 
 	if (rc < 0)
 		return rc;
-	if (!pool || !ret_op)
-		return kata__fail(err, KATA_E_INVALID, CALLER, "%s: is %s", pool ? "ret_op" : "cache",
-				  pool || !cache ? "NULL" : "another kind of builder");
+	if (!ret_op)
+		return kata__fail(err, KATA_E_INVALID, CALLER, "ret_op: is NULL");
 	w = calloc(1, sizeof(*w));
 	if (!w)
 		return kata__fail_no_memory(err);
@@ -110,15 +108,32 @@ static int begin(kata_vm_builder *cache, const struct kata__op_table *table, uin
 	return kata__op_start(pool->ctx, table, w, &o, 1, ret_op, err);
 }
 
+int kata__pool_wait_ready_begin(struct kata__pool *pool, uint32_t count, const kata_op_options *options,
+				kata_op **ret_op, kata_error **err)
+{
+	return begin(pool, &ready_table, count, options, ret_op, err);
+}
+
+static int begin_of(kata_vm_builder *cache, const struct kata__op_table *table, uint32_t count,
+		    const kata_op_options *options, kata_op **ret_op, kata_error **err)
+{
+	struct kata__pool *pool = kata__cache_pool(cache);
+
+	if (!pool)
+		return kata__fail(err, KATA_E_INVALID, CALLER, "cache: is %s",
+				  cache ? "another kind of builder" : "NULL");
+	return begin(pool, table, count, options, ret_op, err);
+}
+
 int kata_cache_wait_ready_begin(kata_vm_builder *cache, uint32_t count, const kata_op_options *options,
 				kata_op **ret_op, kata_error **err)
 {
-	return begin(cache, &ready_table, count, options, ret_op, err);
+	return begin_of(cache, &ready_table, count, options, ret_op, err);
 }
 
 int kata_cache_drain_begin(kata_vm_builder *cache, const kata_op_options *options, kata_op **ret_op, kata_error **err)
 {
-	return begin(cache, &drain_table, 0, options, ret_op, err);
+	return begin_of(cache, &drain_table, 0, options, ret_op, err);
 }
 
 static int check_may_block(const kata_vm_builder *cache, const char *function, kata_error **err)

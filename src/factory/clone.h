@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef KATA_FACTORY_CLONE_H
 #define KATA_FACTORY_CLONE_H
-/* What a clone's start does at its end, while nobody else has the machine: its agent is connected to, the guest is made
- * itself, and the agent is let go of. */
+/*
+ * A clone of a template: a VM in CREATED whose start loads the template's state and then, while nobody else has the
+ * machine, connects to its agent, makes the guest itself, and lets go of the agent.
+ */
+#include "factory/template_base.h"
 #include "vm/vm.h"
 
-/* Of a VM that was built and not begun to be started. `agents` is borrowed until it was. */
-int kata__clone_prepare(kata_vm *vm, kata_agent_builder *agents, kata_error **err);
+/* `id` NULL: one of its own. `agents` is borrowed until the start is over. [may block] */
+int kata__clone_new(kata_vm_builder *inner, const struct kata__template_base *base, const char *id,
+		    const kata_agent_config *agent, kata_agent_builder *agents, kata_vm **ret_vm, kata_error **err);
 #endif

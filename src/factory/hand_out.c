@@ -3,8 +3,8 @@
  * hand_out.c - a ready machine becomes a caller's VM.
  *
  * It is let run, asked to make itself its own (entropy, clock, hostname, machine-id; its UUID it has since its boot),
- * and paused again; then it gets its name, and last its mark goes and it is CREATED. Nothing but the name is undone:
- * who began the operation ends the machine when it fails.
+ * and paused again; then it gets its name, and last its mark goes and it is CREATED. One whose guest is not there yet
+ * gets the name alone. Nothing but the name is undone: who began the operation ends the machine when it fails.
  */
 #include <stdio.h>
 
@@ -131,7 +131,9 @@ static int step_unmark(kata_op *op, kata_error **err)
 
 static int step_stock(kata_op *op, kata_error **err)
 {
-	return kata__vm_stock(hand_out_of(op)->vm, KATA_VM_WARM, err);
+	kata_vm *vm = hand_out_of(op)->vm;
+
+	return kata__vm_stock(vm, kata__vm_is_prestarted(vm) ? KATA_VM_PRESTARTED : KATA_VM_WARM, err);
 }
 
 /* What the hand-out cost, step by step: for who wonders what bounds it. */
@@ -181,6 +183,19 @@ static const struct kata__step transfer_steps[] = {
 	{.name = "release-agent", .run = step_release_agent},
 	{.name = "pause", .run = step_pause},
 };
+static const struct kata__step prestarted_steps[] = {
+	{.name = "claim-id", .run = step_claim_id, .undo = give_id_back},
+	{.name = "move", .run = step_move},
+	{.name = "unmark", .run = step_unmark},
+	{.name = "stock", .run = step_stock},
+};
+const struct kata__op_table kata__hand_out_prestarted_table = {
+	.name = "hand-out-prestarted",
+	KATA__STEPS(prestarted_steps),
+	.timeout_ms = PROBE_MS,
+	.finish = finish_hand_out,
+	.free_data = free_hand_out,
+};
 const struct kata__op_table kata__transfer_table = {
 	.name = "hand-out-transfer",
 	KATA__STEPS(transfer_steps),
@@ -221,6 +236,9 @@ int kata__hand_out_new(struct kata__pool *pool, kata_vm *vm, kata_agent *agent, 
 	if (!h)
 		return kata__fail_no_memory(err);
 	options.timeout_ms = pool->probe_ms;
-	return kata__op_new(pool->ctx, transfer ? &kata__transfer_table : &kata__hand_out_table, h, &options,
-			    vm->time_scale > 1 ? EMULATED_SCALE : 1, ret_op, err);
+	return kata__op_new(pool->ctx,
+			    transfer ? &kata__transfer_table
+			    : agent  ? &kata__hand_out_table
+				     : &kata__hand_out_prestarted_table,
+			    h, &options, vm->time_scale > 1 ? EMULATED_SCALE : 1, ret_op, err);
 }

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * make.c - making a machine for the pool: build, start, mark, wait for its agent, rehearse the hand-out, pause.
+ * make.c - making a machine for the pool: build, start, mark, wait for its agent, rehearse the hand-out, pause. Or a
+ * VMM that waits for a template's state: build, start half-way, mark.
  *
  * The table has its own undo: a make that fails or is cancelled has ended its machine when it ends. Each step waits by
  * its own operation's deadline; the one of the whole is a last resort.
  */
+#include "factory/clone.h"
 #include "factory/identity.h"
 #include "factory/pool.h"
 #include "vm/warm.h"
@@ -47,6 +49,14 @@ static int step_build(kata_op *op, kata_error **err)
 	return rc < 0 ? rc : kata__vm_check_poolable(m->vm, err);
 }
 
+static int step_build_clone(kata_op *op, kata_error **err)
+{
+	struct kata__pool_make *m = make_of(op);
+
+	kata__stamp_take(&m->size->config->v, &m->stamp);
+	return kata__clone_new(m->pool->inner, m->size->base, NULL, NULL, m->pool->agents, &m->vm, err);
+}
+
 static int undo_build(kata_op *op, kata_error **err)
 {
 	kata_op *child = NULL;
@@ -59,6 +69,14 @@ static int step_start(kata_op *op, kata_error **err)
 {
 	kata_op *child = NULL;
 	int rc = kata_vm_start_begin(make_of(op)->vm, NULL, &child, err);
+
+	return run_child(op, rc, child, err);
+}
+
+static int step_prestart(kata_op *op, kata_error **err)
+{
+	kata_op *child = NULL;
+	int rc = kata__vm_prestart_begin(make_of(op)->vm, &child, err);
 
 	return run_child(op, rc, child, err);
 }
@@ -192,6 +210,20 @@ const struct kata__op_table kata__pool_make_table = {
 	.free_data = free_make,
 };
 
+static const struct kata__step prestart_steps[] = {
+	{.name = "build", .run = step_build_clone, .undo = undo_build, .flags = KATA__STEP_BLOCKING},
+	{.name = "prestart", .run = step_prestart},
+	{.name = "mark", .run = step_mark, .flags = KATA__STEP_BLOCKING},
+};
+const struct kata__op_table kata__pool_prestart_table = {
+	.name = "pool-prestart",
+	KATA__STEPS(prestart_steps),
+	.timeout_ms = WHOLE_MS,
+	.undo_timeout_ms = UNDO_MS,
+	.finish = finish_make,
+	.free_data = free_make,
+};
+
 int kata__pool_make_begin(struct kata__pool *pool, struct kata__pool_size *size, kata_error **err)
 {
 	struct kata__pool_make *m = calloc(1, sizeof(*m));
@@ -201,7 +233,8 @@ int kata__pool_make_begin(struct kata__pool *pool, struct kata__pool_size *size,
 	if (!m)
 		return kata__fail_no_memory(err);
 	*m = (struct kata__pool_make){.pool = kata__pool_ref(pool), .size = kata__pool_size_ref(size)};
-	rc = kata__op_new(pool->ctx, &kata__pool_make_table, m, NULL, 1, &op, err);
+	rc = kata__op_new(pool->ctx, size->base ? &kata__pool_prestart_table : &kata__pool_make_table, m, NULL, 1, &op,
+			  err);
 	if (rc < 0)
 		return rc;
 	m->op = op;

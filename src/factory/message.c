@@ -130,7 +130,7 @@ static int read_error(const json_t *o, struct kata__take_reply *r, kata_error **
 static int read_vm(const json_t *o, struct kata__take_reply *r, kata_error **err)
 {
 	uint64_t origin = 0;
-	int rc = kata__json_get_uint(o, WHAT, "origin", KATA_VM_WARM, &origin, err);
+	int rc = kata__json_get_uint(o, WHAT, "origin", KATA_VM_PRESTARTED, &origin, err);
 
 	if (rc == 0)
 		rc = kata__json_get_uint(o, WHAT, "reset", RESET_MAX, &r->reset, err);

@@ -10,6 +10,10 @@
 #include "factory/members.h"
 
 #define NS_PER_MS UINT64_C(1000000)
+#define RETRY_MAX_MS 60000u
+/* What was taken is started now, by somebody who waits for it, and the start of another VMM would take half of the CPU
+ * from it: as long as there are others ready, that comes after. */
+#define REST_MS 250u
 
 /* ---- life ---- */
 
@@ -30,6 +34,7 @@ void kata__pool_size_unref(struct kata__pool_size *size)
 	if (!size || atomic_fetch_sub_explicit(&size->refs, 1, memory_order_acq_rel) != 1)
 		return;
 	kata__vm_config_copy_free(size->config);
+	kata__template_base_unref(size->base);
 	free(size->last_error);
 	free(size);
 }
@@ -38,16 +43,72 @@ void kata__pool_unref(struct kata__pool *pool)
 {
 	if (!pool || atomic_fetch_sub_explicit(&pool->refs, 1, memory_order_acq_rel) != 1)
 		return;
-	while (pool->sizes) {
-		struct kata__pool_size *size = pool->sizes;
-
-		pool->sizes = size->next;
-		kata__pool_size_unref(size);
-	}
+	kata__pool_sizes_free(pool->sizes);
 	kata_agent_builder_free(pool->own_agents);
 	pthread_mutex_destroy(&pool->mutex);
 	free(pool->mirror);
 	free(pool);
+}
+
+int kata__pool_size_new(const kata_vm_config *config, uint32_t min, uint32_t max, struct kata__pool_size **ret,
+			kata_error **err)
+{
+	struct kata__pool_size *s = calloc(1, sizeof(*s));
+	int rc;
+
+	if (!s)
+		return kata__fail_no_memory(err);
+	atomic_init(&s->refs, 1);
+	s->min = min;
+	s->max = max;
+	s->wanted = min;
+	rc = kata__vm_config_copy_new(config, &s->config, err);
+	if (rc < 0)
+		free(s);
+	else
+		*ret = s;
+	return rc;
+}
+
+void kata__pool_sizes_free(struct kata__pool_size *sizes)
+{
+	while (sizes) {
+		struct kata__pool_size *next = sizes->next;
+
+		kata__pool_size_unref(sizes);
+		sizes = next;
+	}
+}
+
+int kata__pool_new(kata_context *ctx, kata_vm_builder *inner, kata_agent_builder *agents,
+		   kata_agent_builder *take_agents, const kata_cache_options *o, struct kata__pool **ret,
+		   kata_error **err)
+{
+	struct kata__pool *pool = calloc(1, sizeof(*pool));
+	kata_cache_status *mirror = calloc(1, sizeof(*mirror));
+
+	if (!pool || !mirror) {
+		kata_agent_builder_free(take_agents);
+		free(pool);
+		free(mirror);
+		return kata__fail_no_memory(err);
+	}
+	atomic_init(&pool->refs, 1);
+	pthread_mutex_init(&pool->mutex, NULL);
+	pool->ctx = ctx;
+	pool->inner = inner;
+	pool->agents = take_agents ? take_agents : agents;
+	pool->own_agents = take_agents;
+	pool->parallel = o->parallel ? o->parallel : 1;
+	pool->age_max_ms = o->age_max_ms;
+	pool->retry_min_ms = o->retry_min_ms ? o->retry_min_ms : KATA__POOL_RETRY_MIN_MS;
+	pool->retry_max_ms = o->retry_max_ms ? o->retry_max_ms : RETRY_MAX_MS;
+	if (pool->retry_max_ms < pool->retry_min_ms)
+		pool->retry_max_ms = pool->retry_min_ms;
+	pool->probe_ms = o->probe_ms;
+	pool->mirror = mirror;
+	*ret = pool;
+	return 0;
 }
 
 /* ---- numbers ---- */
@@ -123,6 +184,18 @@ static void publish(struct kata__pool *pool)
 	pthread_mutex_unlock(&pool->mutex);
 }
 
+bool kata__pool_get_status(struct kata__pool *pool, size_t index, kata_cache_status *ret)
+{
+	bool there;
+
+	pthread_mutex_lock(&pool->mutex);
+	there = index == KATA_CACHE_ALL || index < pool->mirror_count;
+	if (there)
+		*ret = pool->mirror[index == KATA_CACHE_ALL ? pool->mirror_count : index];
+	pthread_mutex_unlock(&pool->mutex);
+	return there;
+}
+
 /* ---- the turn ---- */
 
 /* What is too old makes room as soon as there is enough without it. */
@@ -154,13 +227,19 @@ static uint32_t lacks(const struct kata__pool_size *s)
 	return have < s->wanted ? s->wanted - have : 0;
 }
 
+/* When one may be made. */
+static uint64_t next_make(const struct kata__pool_size *s)
+{
+	return s->ready_count && s->rest_until_ns > s->next_try_ns ? s->rest_until_ns : s->next_try_ns;
+}
+
 /* The size that lacks most and may be tried now. */
 static struct kata__pool_size *neediest(const struct kata__pool *pool, uint64_t now)
 {
 	struct kata__pool_size *most = NULL;
 
 	for (struct kata__pool_size *s = pool->sizes; s; s = s->next)
-		if (lacks(s) && s->next_try_ns <= now && (!most || lacks(s) > lacks(most)))
+		if (lacks(s) && next_make(s) <= now && (!most || lacks(s) > lacks(most)))
 			most = s;
 	return most;
 }
@@ -189,8 +268,8 @@ static uint64_t next_moment(const struct kata__pool *pool, uint64_t now)
 	uint64_t at = KATA__NEVER;
 
 	for (const struct kata__pool_size *s = pool->sizes; s; s = s->next) {
-		if (lacks(s) && s->next_try_ns > now)
-			at = earlier(at, s->next_try_ns);
+		if (lacks(s) && next_make(s) > now)
+			at = earlier(at, next_make(s));
 		if (pool->age_max_ms)
 			at = earlier(at, kata__members_next_age(s, pool->age_max_ms));
 	}
@@ -253,6 +332,11 @@ static void look_whether_idle(struct kata__pool *pool)
 	if (!pool->closing || !is_empty(pool) || __atomic_load_n(&pool->idle, __ATOMIC_RELAXED))
 		return;
 	kata_agent_builder_free(kata__take_ptr(pool->own_agents)); /* nobody connects any more */
+	pthread_mutex_lock(&pool->mutex);
+	pool->mirror[0] = pool->mirror[pool->mirror_count];
+	pool->mirror_count = 0;
+	pthread_mutex_unlock(&pool->mutex);
+	kata__pool_sizes_free(kata__take_ptr(pool->sizes)); /* and with them what they hold open */
 	__atomic_store_n(&pool->idle, true, __ATOMIC_RELEASE);
 	kata__loop_wake_waiters(kata__context_loop(pool->ctx));
 }
@@ -331,10 +415,19 @@ void kata__pool_drain(struct kata__pool *pool)
 	kata__pool_changed(pool);
 }
 
-void kata__pool_close(struct kata__pool *pool)
+static void close_now(void *user)
 {
+	struct kata__pool *pool = user;
+
 	pool->closing = true;
 	kata__pool_drain(pool);
+}
+
+void kata__pool_end(struct kata__pool *pool)
+{
+	kata__agent_on_leader(pool->ctx, close_now, pool);
+	if (kata__context_check_may_block(pool->ctx, "kata_vm_builder_free", NULL) == 0)
+		kata__loop_wait(kata__context_loop(pool->ctx), &pool->idle, KATA__NEVER);
 }
 
 void kata__pool_want(struct kata__pool *pool, uint32_t count)
@@ -352,13 +445,14 @@ void kata__pool_want(struct kata__pool *pool, uint32_t count)
 	kata__pool_changed(pool);
 }
 
-/* The size of that config, out of the list. */
+/* The size of that config and base, out of the list. */
 static struct kata__pool_size *take_like(struct kata__pool_size **list, const struct kata__pool_size *like)
 {
 	for (struct kata__pool_size **at = list; *at; at = &(*at)->next) {
 		struct kata__pool_size *s = *at;
 
-		if (!kata__config_fits(&s->config->v, &like->config->v))
+		if (!kata__config_fits(&s->config->v, &like->config->v) ||
+		    !kata__template_base_is_same(s->base, like->base))
 			continue;
 		*at = s->next;
 		return s;
@@ -380,8 +474,8 @@ static struct kata__pool_size *merge(struct kata__pool_size **old, struct kata__
 	return s;
 }
 
-void kata__pool_set_sizes(struct kata__pool *pool, struct kata__pool_size *take_sizes, kata_cache_status *take_mirror,
-			  size_t count)
+static void set_sizes(struct kata__pool *pool, struct kata__pool_size *take_sizes, kata_cache_status *take_mirror,
+		      size_t count)
 {
 	struct kata__pool_size *old = pool->sizes, **last = &pool->sizes, *next;
 	kata_cache_status *mirror = pool->mirror;
@@ -407,6 +501,35 @@ void kata__pool_set_sizes(struct kata__pool *pool, struct kata__pool_size *take_
 	free(mirror);
 	pool->drained = pool->closing;
 	kata__pool_changed(pool);
+}
+
+struct replacement {
+	struct kata__pool *pool;
+	struct kata__pool_size *sizes;
+	kata_cache_status *mirror;
+	size_t count;
+};
+
+static void replace_now(void *user)
+{
+	struct replacement *r = user;
+
+	set_sizes(r->pool, r->sizes, r->mirror, r->count);
+}
+
+int kata__pool_replace_sizes(struct kata__pool *pool, struct kata__pool_size *take_sizes, kata_error **err)
+{
+	struct replacement r = {.pool = pool, .sizes = take_sizes};
+
+	for (const struct kata__pool_size *s = take_sizes; s; s = s->next)
+		r.count++;
+	r.mirror = calloc(r.count + 1, sizeof(*r.mirror));
+	if (!r.mirror) {
+		kata__pool_sizes_free(take_sizes);
+		return kata__fail_no_memory(err);
+	}
+	kata__agent_on_leader(pool->ctx, replace_now, &r);
+	return 0;
 }
 
 /* ---- machines come and go ---- */
@@ -443,7 +566,7 @@ void kata__pool_made_not(struct kata__pool *pool, struct kata__pool_size *s, con
 
 static bool fits(const struct kata__pool_size *s, const struct kata__pool_wish *wish)
 {
-	return kata__config_fits(&s->config->v, &wish->config->v);
+	return kata__config_fits(&s->config->v, &wish->config->v) && kata__template_base_is_same(s->base, wish->base);
 }
 
 static bool has_transport(const struct kata__pool_member *m, kata_agent_transport wanted)
@@ -522,8 +645,12 @@ void kata__pool_put_back(struct kata__pool *pool, struct kata__pool_member *take
 
 void kata__pool_handed_out(struct kata__pool *pool, struct kata__pool_member *take_member)
 {
-	take_member->size->counts.taken++;
+	struct kata__pool_size *s = take_member->size;
+
+	s->counts.taken++;
 	pool->total.taken++;
+	if (s->base && s->rest_until_ns <= kata__now_ns())
+		s->rest_until_ns = kata__deadline_in_ms(REST_MS);
 	leave_hand_out(pool, take_member);
 	kata_agent_unref(take_member->agent);
 	kata__pool_size_unref(take_member->size);

@@ -2,7 +2,9 @@
 #ifndef KATA_FACTORY_POOL_H
 #define KATA_FACTORY_POOL_H
 /*
- * The pool behind a warm cache: which machines there are, which are to be made.
+ * The pool behind a warm cache, and behind the pre-started VMMs of a template: which machines there are, which are to
+ * be made. They differ in how one is made and handed out, and nowhere else: a size with a base is of VMMs that wait to
+ * load it, one without is of machines that were booted and paused.
  *
  *	          make (make.c)           take (take.c, hand_out.c)
  *	nothing ---------------> ready ----------------> handing out ---> the caller's
@@ -25,10 +27,13 @@
 #include <kata/factory.h>
 
 #include "factory/fit.h"
+#include "factory/template_base.h"
 #include "op/op.h"
 #include "vm/vm.h"
 
 struct kata__pool_make;
+
+#define KATA__POOL_RETRY_MIN_MS 1000u /* what 0 means */
 
 /* A pooled machine was booted like any other: these it has never shared. */
 #define KATA__POOL_OWN (KATA_RESET_MACS | KATA_RESET_UUID | KATA_RESET_CID)
@@ -38,6 +43,7 @@ struct kata__pool_size {
 	struct kata__pool_size *next;
 	atomic_uint refs;                    /* the pool, its machines, and the operations at work on it [any thread] */
 	struct kata__vm_config_copy *config; /* its id is nobody's */
+	struct kata__template_base *base;    /* what its VMMs wait to load; referenced; NULL: booted machines */
 	bool dropped;                        /* not in the pool any more: what comes of its makes is ended */
 	uint32_t min, max, wanted;
 	struct kata__pool_member *ready; /* oldest first */
@@ -45,9 +51,10 @@ struct kata__pool_size {
 	kata_cache_status counts; /* the counters alone */
 	char *last_error;
 	uint64_t retry_ms, next_try_ns; /* 0: now */
+	uint64_t rest_until_ns;         /* of a size with a base: none is made before, unless none is ready */
 };
 
-/* A ready machine: paused, its agent connected. */
+/* A ready machine: paused, its agent connected; of a size with a base: a VMM, and no agent. */
 struct kata__pool_member {
 	struct kata__pool_member *next;
 	struct kata__pool *pool;      /* while it is in the list */
@@ -95,6 +102,22 @@ struct kata__pool {
 	size_t mirror_count;       /* of sizes */
 };
 
+/* [any thread] An empty one. Borrows the builders; take_agents (may be NULL) is its own from then on, also where that
+ * fails. `options` are checked, and its sizes not looked at. */
+int kata__pool_new(kata_context *ctx, kata_vm_builder *inner, kata_agent_builder *agents,
+		   kata_agent_builder *take_agents, const kata_cache_options *options, struct kata__pool **ret,
+		   kata_error **err);
+/* [any thread] The sizes that there are from now on: takes them, also where that fails (NO_MEMORY). Sizes that were
+ * there with the same config and base keep their machines. */
+int kata__pool_replace_sizes(struct kata__pool *pool, struct kata__pool_size *take_sizes, kata_error **err);
+int kata__pool_size_new(const kata_vm_config *config, uint32_t min, uint32_t max, struct kata__pool_size **ret,
+			kata_error **err);
+void kata__pool_sizes_free(struct kata__pool_size *sizes);
+/* [any thread] Ends everything, for ever, and waits for that; in a callback nobody can wait: then it goes on in the
+ * background. */
+void kata__pool_end(struct kata__pool *pool);
+/* [any thread] One size, or KATA_CACHE_ALL. False: past the end. */
+bool kata__pool_get_status(struct kata__pool *pool, size_t index, kata_cache_status *ret);
 /* [any thread] */
 struct kata__pool *kata__pool_ref(struct kata__pool *pool);
 void kata__pool_unref(struct kata__pool *pool);
@@ -103,13 +126,7 @@ void kata__pool_size_unref(struct kata__pool_size *size);
 
 /* Something has changed: publishes it, and decides anew soon (not inside the caller's stack). */
 void kata__pool_changed(struct kata__pool *pool);
-/* The sizes that there are from now on: takes the list, and the mirror for `count` of them and their sum. Sizes that
- * were there with the same config keep their machines. */
-void kata__pool_set_sizes(struct kata__pool *pool, struct kata__pool_size *take_sizes, kata_cache_status *take_mirror,
-			  size_t count);
 void kata__pool_drain(struct kata__pool *pool);
-/* Ends everything, for ever; `idle` follows. */
-void kata__pool_close(struct kata__pool *pool);
 /* Keeps at least `count` ready, as far as the sizes allow. */
 void kata__pool_want(struct kata__pool *pool, uint32_t count);
 uint32_t kata__pool_count_max(const struct kata__pool *pool);
@@ -119,11 +136,16 @@ void kata__pool_stop_waiting(struct kata__pool *pool, struct kata__pool_waiter *
 /* Ends a machine in the background. Takes both references; the agent may be NULL. */
 void kata__pool_end_vm(struct kata__pool *pool, kata_vm *take_vm, kata_agent *take_agent);
 
+/* cache_wait.c: an operation that waits for so many ready ones, and keeps as many. [any thread] */
+int kata__pool_wait_ready_begin(struct kata__pool *pool, uint32_t count, const kata_op_options *options,
+				kata_op **ret_op, kata_error **err);
+
 /* What a build asks for. */
 struct kata__pool_wish {
 	struct kata__vm_config_copy *config;
 	struct kata__stamp stamp;
-	bool keep_id; /* the caller gave none: the machine keeps what it is called */
+	struct kata__template_base *base; /* referenced; NULL: a booted machine is wanted */
+	bool keep_id;                     /* the caller gave none: the machine keeps what it is called */
 	kata_agent_transport transport;
 	bool transfer; /* to another process */
 };
@@ -142,7 +164,7 @@ void kata__pool_made(struct kata__pool *pool, struct kata__pool_member *take_mem
 void kata__pool_made_not(struct kata__pool *pool, struct kata__pool_size *size, const kata_error *error);
 
 /* make.c: begins to make one of this size. */
-extern const struct kata__op_table kata__pool_make_table;
+extern const struct kata__op_table kata__pool_make_table, kata__pool_prestart_table;
 int kata__pool_make_begin(struct kata__pool *pool, struct kata__pool_size *size, kata_error **err);
 /* Cancels those of one size, or all (NULL). */
 void kata__pool_make_cancel(struct kata__pool *pool, const struct kata__pool_size *size);
@@ -154,9 +176,10 @@ int kata__pool_take_begin(struct kata__pool *pool, struct kata__pool_wish *take_
 kata_vm *kata__pool_take_result(kata_op *op);
 
 /* hand_out.c: an operation that looks at one machine and makes it a caller's: CREATED, warm, called `id` (NULL: as it
- * is). With `transfer` it is left PAUSED, marked, and under its name: another process does the rest. Not begun. Borrows
- * all; the agent is released by it. */
-extern const struct kata__op_table kata__hand_out_table, kata__transfer_table;
+ * is). With `transfer` it is left PAUSED, marked, and under its name: another process does the rest. A VMM that waits
+ * for its state (`agent` NULL) has nothing to be asked; the start makes its guest its own. Not begun. Borrows all; the
+ * agent is released by it. */
+extern const struct kata__op_table kata__hand_out_table, kata__transfer_table, kata__hand_out_prestarted_table;
 int kata__hand_out_new(struct kata__pool *pool, kata_vm *vm, kata_agent *agent, const char *id, bool transfer,
 		       kata_op **ret_op, kata_error **err);
 #endif

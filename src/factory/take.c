@@ -153,7 +153,9 @@ static const struct kata__op_table take_table = {
 void kata__pool_wish_deinit(struct kata__pool_wish *wish)
 {
 	kata__vm_config_copy_free(wish->config);
+	kata__template_base_unref(wish->base);
 	wish->config = NULL;
+	wish->base = NULL;
 }
 
 int kata__pool_take_begin(struct kata__pool *pool, struct kata__pool_wish *take_wish, const kata_op_options *options,

@@ -9,9 +9,9 @@
 #include "factory/clone.h"
 #include "factory/fit.h"
 #include "vm/builder.h"
-#include "vm/warm.h"
 
 #define PATH_BYTES_MAX 3800u /* leaves room for names in it */
+#define PRESTARTED_MAX 4096u
 
 /* ---- life ---- */
 
@@ -26,6 +26,8 @@ void kata__template_unref(struct kata__template *t)
 	if (!t || atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) != 1)
 		return;
 	kata__template_base_unref(t->base);
+	kata__template_base_unref(t->pool_of);
+	kata__pool_unref(t->pool);
 	kata_agent_builder_free(t->own_agents);
 	pthread_mutex_destroy(&t->mutex);
 	free(t->path);
@@ -51,6 +53,7 @@ void kata__template_learn(struct kata__template *t, struct kata__template_base *
 	t->base = base ? kata__template_base_ref(base) : NULL;
 	pthread_mutex_unlock(&t->mutex);
 	kata__template_base_unref(before);
+	kata__template_follow(t, base);
 }
 
 static void count(struct kata__template *t, uint64_t *counter)
@@ -86,6 +89,8 @@ static int get_base(struct kata__template *t, const struct kata__vm_config_copy 
 
 	*ret = NULL;
 	rc = known ? kata__template_base_check(known, t->inner, t->path, err) : KATA_E_NOT_FOUND;
+	if (rc == 0 || kata__template_is_stale(rc))
+		kata__template_follow(t, rc == 0 ? known : NULL);
 	if (rc == 0 && kata__config_fits(&known->config->v, &config->v))
 		*ret = kata__take_ptr(known);
 	kata__template_base_unref(known);
@@ -128,23 +133,16 @@ static bool transport_fits(const struct kata__template_base *base, const kata_ag
 	       a.transport == kata__snapshot_manifest(base->snapshot)->agent_transport;
 }
 
-static int build_clone(struct kata__template *t, const struct kata__template_base *base, const char *id,
+static int build_clone(struct kata__template *t, struct kata__template_base *base, const char *id,
 		       const kata_agent_config *agent, kata_vm **ret_vm, kata_error **err)
 {
-	kata_vm_config c = KATA_VM_CONFIG_INIT;
 	kata_vm *vm = NULL;
-	int rc;
+	int rc = kata__template_take_prestarted(t, base, id, &vm, err);
 
-	c.id = id;
-	rc = kata_vm_builder_build_from_snapshot(t->inner, base->snapshot, &c, agent, NULL, NULL, &vm, err);
+	if (rc == 0 && !vm)
+		rc = kata__clone_new(t->inner, base, id, agent, t->agents, &vm, err);
 	if (rc < 0)
 		return rc;
-	rc = kata__clone_prepare(vm, t->agents, err);
-	if (rc < 0) {
-		kata_vm_unref(vm);
-		return rc;
-	}
-	kata__vm_set_origin(vm, KATA_VM_CLONED);
 	count(t, &t->clones);
 	*ret_vm = vm;
 	return 0;
@@ -215,7 +213,11 @@ static int template_get_capabilities(void *self, kata_capabilities *ret_capabili
 
 static void template_free(void *self)
 {
-	kata__template_unref(self);
+	struct kata__template *t = self;
+
+	if (t->pool)
+		kata__pool_end(t->pool);
+	kata__template_unref(t);
 }
 
 static const kata_vm_builder_ops template_ops = {
@@ -269,12 +271,16 @@ static int check_options(const kata_template_options *o, kata_error **err)
 			err, KATA_E_INVALID, CALLER,
 			"options.flags: clones of a template share pages of memory, so that one can measure what "
 			"another has read of them: KATA_TEMPLATE_SHARE_MEMORY must say that this is wanted");
+	if (o->prestarted > PRESTARTED_MAX)
+		return kata__fail(err, KATA_E_INVALID, CALLER, "options.prestarted: %u, at most %u", o->prestarted,
+				  PRESTARTED_MAX);
 	return check_path(o->path, err);
 }
 
 static int new_template(kata_context *ctx, kata_vm_builder *inner, kata_agent_builder *agents,
 			const kata_template_options *o, struct kata__template **ret, kata_error **err)
 {
+	const kata_cache_options pool_options = KATA_CACHE_OPTIONS_INIT;
 	struct kata__template *t = calloc(1, sizeof(*t));
 	int rc = 0;
 
@@ -293,6 +299,9 @@ static int new_template(kata_context *ctx, kata_vm_builder *inner, kata_agent_bu
 		rc = kata_agent_builder_new_direct(ctx, &t->own_agents, err);
 		t->agents = t->own_agents;
 	}
+	if (rc == 0 && o->prestarted)
+		rc = kata__pool_new(ctx, inner, t->agents, NULL, &pool_options, &t->pool, err);
+	t->prestarted = o->prestarted;
 	if (rc < 0)
 		kata__template_unref(t);
 	else

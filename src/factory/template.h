@@ -18,6 +18,7 @@
 
 #include <kata/template.h>
 
+#include "factory/pool.h"
 #include "factory/template_base.h"
 #include "op/op.h"
 #include "vm/vm.h"
@@ -30,9 +31,12 @@ struct kata__template {
 	kata_agent_builder *own_agents; /* the same, where we made it */
 	char *path;
 	uint64_t flags;
+	uint32_t prestarted;     /* VMMs kept waiting */
+	struct kata__pool *pool; /* of those; NULL where none are */
 
-	pthread_mutex_t mutex;            /* a leaf lock, for what follows */
-	struct kata__template_base *base; /* the last that was found good; referenced; NULL */
+	pthread_mutex_t mutex;               /* a leaf lock, for what follows */
+	struct kata__template_base *base;    /* the last that was found good; referenced; NULL */
+	struct kata__template_base *pool_of; /* the one that the pool was told of [written by leader]; likewise */
 	uint64_t made, clones, missed;
 };
 
@@ -40,8 +44,14 @@ struct kata__template *kata__template_ref(struct kata__template *t);
 void kata__template_unref(struct kata__template *t);
 /* A reference to the base that is known, the caller's; or NULL. */
 struct kata__template_base *kata__template_known(struct kata__template *t);
-/* From now on this one is known (NULL: none). */
+/* From now on this one is known (NULL: none). VMMs that wait for another are ended, and such as wait for it made. */
 void kata__template_learn(struct kata__template *t, struct kata__template_base *base);
+/* prestart.c: the pool of waiting VMMs is of this base from now on (NULL: of none). [any thread] */
+void kata__template_follow(struct kata__template *t, struct kata__template_base *base);
+/* One of them as a VM that the caller starts; *ret_vm NULL: none is ready, none is kept, or it is not of this base.
+ * [may block] */
+int kata__template_take_prestarted(struct kata__template *t, struct kata__template_base *base, const char *id,
+				   kata_vm **ret_vm, kata_error **err);
 
 /* NULL and *err where it is no template builder. */
 struct kata__template *kata__template_of(const kata_vm_builder *builder, kata_error **err);

@@ -36,6 +36,11 @@ bool kata__template_is_stale(int status)
 	       status == KATA_E_UNSUPPORTED;
 }
 
+bool kata__template_base_is_same(const struct kata__template_base *a, const struct kata__template_base *b)
+{
+	return a == b || (a && b && kata__file_identity_equal(&a->manifest, &b->manifest));
+}
+
 int kata__template_config_new(const kata_vm_config *config, struct kata__vm_config_copy **ret, kata_error **err)
 {
 	kata_vm_config c = *config;

@@ -46,6 +46,8 @@ int kata__template_base_load(kata_vm_builder *inner, const char *dir, bool verif
 int kata__template_base_check(const struct kata__template_base *base, kata_vm_builder *inner, const char *dir,
 			      kata_error **err);
 bool kata__template_is_stale(int status);
+/* Read from the same files; of two NULL: true. */
+bool kata__template_base_is_same(const struct kata__template_base *a, const struct kata__template_base *b);
 
 /* A config as a template keeps it: without an id, its RAM in no file. */
 int kata__template_config_new(const kata_vm_config *config, struct kata__vm_config_copy **ret, kata_error **err);

@@ -111,7 +111,9 @@ static void judge(const struct kata__recovery *r, const struct kata__leftover *l
 	if (l->has_owner)
 		snprintf(f->vm_uuid, sizeof(f->vm_uuid), "%s", l->owner.vm_uuid);
 	if (l->owner_lives)
-		kata__finding_say(f, KATA_RECOVER_OWNED, kata__format("process %d owns it", (int)l->owner.process.pid));
+		kata__finding_say(f, KATA_RECOVER_OWNED,
+				  kata__format(l->pooled ? "process %d keeps it ready" : "process %d owns it",
+					       (int)l->owner.process.pid));
 	else if (l->pooled && l->steward_lives)
 		kata__finding_say(f, KATA_RECOVER_OWNED,
 				  kata__format("process %d is giving it to another process", (int)l->steward_pid));

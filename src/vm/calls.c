@@ -229,21 +229,45 @@ static int begin_nothing(kata_vm *vm, const struct kata__op_table *table, kata_o
 
 /* ---- start, pause, resume, release ---- */
 
+static const struct kata__op_table *start_table(const kata_vm *vm)
+{
+	if (kata__vm_is_warm(vm))
+		return vm->driver->start_warm;
+	if (kata__vm_is_prestarted(vm))
+		return vm->driver->start_prestarted;
+	return vm->restore ? vm->driver->start_restored : vm->driver->start;
+}
+
+static int begin_start(kata_vm *vm, const struct kata__op_table *table, const kata_op_options *options,
+		       kata_op **ret_op, kata_error **err)
+{
+	struct kata__vm_call call = {.table = table,
+				     .permitted = KATA__VM_IN(CREATED),
+				     .next = KATA_VM_STARTING,
+				     .starts = true,
+				     .alone = true};
+
+	return kata__vm_call_begin(vm, &call, kata__vm_op_new(vm), options, ret_op, err);
+}
+
 int kata_vm_start_begin(kata_vm *vm, const kata_op_options *options, kata_op **ret_op, kata_error **err)
 {
 	int rc = check_call(vm, options, ret_op, err);
-	struct kata__vm_call call;
 
-	if (rc < 0)
-		return rc;
-	call = (struct kata__vm_call){.table = kata__vm_is_warm(vm) ? vm->driver->start_warm
-					       : vm->restore        ? vm->driver->start_restored
-								    : vm->driver->start,
-				      .permitted = KATA__VM_IN(CREATED),
-				      .next = KATA_VM_STARTING,
-				      .starts = true,
-				      .alone = true};
-	return kata__vm_call_begin(vm, &call, kata__vm_op_new(vm), options, ret_op, err);
+	return rc < 0 ? rc : begin_start(vm, start_table(vm), options, ret_op, err);
+}
+
+int kata__vm_prestart_begin(kata_vm *vm, kata_op **ret_op, kata_error **err)
+{
+	const struct kata__restore *r = vm->restore;
+
+	if (r && !r->disk_count && !r->nic_count && vm->driver->prestart)
+		return begin_start(vm, vm->driver->prestart, NULL, ret_op, err);
+	return kata__fail(err, KATA_E_UNSUPPORTED, CALLER, "a VMM of driver '%s' cannot be kept waiting for %s",
+			  vm->driver->name,
+			  !r                              ? "a machine that boots: it has no state to load"
+			  : r->disk_count || r->nic_count ? "a saved machine that has devices"
+							  : "a state");
 }
 
 int kata_vm_pause_begin(kata_vm *vm, const kata_op_options *options, kata_op **ret_op, kata_error **err)

@@ -44,6 +44,7 @@ struct kata__vm_shared {
 	kata_vm_state state;
 	kata_vm_state resting; /* RUNNING or PAUSED: what the machine does, while the handle is released or destroyed */
 	bool warm;             /* until the start: the machine is there, booted and paused (warm.c) */
+	bool prestarted;       /* until the start: the VMM is there and waits for the state that it is to load */
 	unsigned warm_runs;    /* [leader] device operations for which a warm guest runs (warm_device.c) */
 	kata_vm_origin origin;
 	uint64_t identity_reset; /* KATA_RESET_* */

@@ -59,7 +59,7 @@ void kata__vm_ended(kata_vm *vm)
 	kata__vm_lock(vm);
 	s->ended = true;
 	if (s->state == KATA_VM_RUNNING || s->state == KATA_VM_PAUSED || s->state == KATA_VM_RELEASING ||
-	    s->state == KATA_VM_SAVING || (s->state == KATA_VM_CREATED && s->warm)) {
+	    s->state == KATA_VM_SAVING || (s->state == KATA_VM_CREATED && (s->warm || s->prestarted))) {
 		kata__vm_move_locked(vm, KATA_VM_ENDED);
 		tell = true;
 	}

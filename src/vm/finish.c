@@ -11,31 +11,34 @@
 #include "vm/restore.h"
 #include "vm/save.h"
 
-/* What the machine does once it is started. */
-static kata_vm_state started_state(const kata_vm *vm)
+/* What the machine does once it is started. One that waits for its state stands still. */
+static kata_vm_state started_state(const kata_vm *vm, bool prestarted)
 {
-	return vm->restore && vm->restore->flags & KATA_RESTORE_PAUSED ? KATA_VM_PAUSED : KATA_VM_RUNNING;
+	return prestarted || (vm->restore && vm->restore->flags & KATA_RESTORE_PAUSED) ? KATA_VM_PAUSED
+										       : KATA_VM_RUNNING;
 }
 
-static void finish_start(kata_vm *vm, int status)
+static void finish_start(kata_vm *vm, bool prestarted, int status)
 {
 	struct kata__vm_shared *s = vm->shared;
 	bool ended = false;
 
 	kata__vm_lock(vm);
 	s->preparing = false;
-	if (s->state == KATA_VM_STARTING && status < 0 && s->warm) {
+	if (s->state == KATA_VM_STARTING && status < 0 && (s->warm || (s->prestarted && s->owns_dir))) {
 		ended = s->ended;
 		kata__vm_move_locked(vm, ended ? KATA_VM_ENDED : KATA_VM_CREATED);
 	} else if (s->state == KATA_VM_STARTING && status < 0) {
 		kata__vm_move_locked(vm, KATA_VM_CREATED);
+		s->prestarted = false; /* its VMM went with the undo, and the directory last */
 		s->ended = false;
 		s->process.pid = 0;
 		s->process.start_time = 0;
 	} else if (s->state == KATA_VM_STARTING) {
 		ended = s->ended;
-		kata__vm_move_locked(vm, ended ? KATA_VM_ENDED : started_state(vm));
+		kata__vm_move_locked(vm, ended ? KATA_VM_ENDED : started_state(vm, prestarted));
 		s->warm = false;
+		s->prestarted = prestarted;
 	}
 	kata__vm_unlock(vm);
 	if (ended)
@@ -154,8 +157,11 @@ static void publish(kata_vm *vm, kata_op *op, const struct kata__vm_op *d, int s
 	const struct kata__vm_driver *driver = vm->driver;
 	const struct kata__op_table *table = kata__op_get_table(op);
 
-	if (table == driver->start || table == driver->start_warm || table == driver->start_restored)
-		finish_start(vm, status);
+	if (table == driver->start || table == driver->start_warm || table == driver->start_restored ||
+	    table == driver->start_prestarted)
+		finish_start(vm, false, status);
+	else if (table == driver->prestart)
+		finish_start(vm, true, status);
 	else if (table == driver->pause)
 		finish_pause(vm, KATA_VM_PAUSED, status);
 	else if (table == driver->resume)

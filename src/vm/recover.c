@@ -336,10 +336,10 @@ int kata__leftover_open(const char *state_dir, const char *id, uint64_t patience
 		kata__leftover_close(&l);
 		return rc;
 	}
+	read_pooled(&l);
 	if (!l.owner_lives) {
 		kata__journal_read(l.dir, on_step, &l.interrupted, NULL);
 		read_released(&l);
-		read_pooled(&l);
 		find_vmm(&l, patience_ns);
 	}
 	*ret = l;

@@ -5,7 +5,8 @@
  * The states and the function of each edge:
  *
  *	CREATED     --kata_vm_start-->    STARTING    --finish--> RUNNING; failed: CREATED; ended meanwhile: ENDED
- *	PAUSED      --kata__vm_stock-->   CREATED     which is warm: its machine is there, and may end: ENDED
+ *	CREATED     --prestart-->         STARTING    --finish--> PAUSED: a VMM that waits for its state (warm.h)
+ *	PAUSED      --kata__vm_stock-->   CREATED     which is warm, or pre-started: a VMM is there, and may end: ENDED
  *	RUNNING     --kata_vm_pause-->    PAUSED      --kata_vm_resume--> RUNNING        (at the finish)
  *	RUNNING     --kata__vm_ended-->   ENDED       likewise from PAUSED, RELEASING
  *	RUNNING     --kata_vm_release-->  RELEASING   --finish--> RELEASED; failed: back  (likewise from PAUSED)
@@ -54,7 +55,7 @@ static const uint32_t transitions[] = {
 
 const char *kata_vm_origin_get_name(kata_vm_origin origin)
 {
-	static const char *const names[] = {"booted", "restored", "cloned", "warm"};
+	static const char *const names[] = {"booted", "restored", "cloned", "warm", "prestarted"};
 
 	return (unsigned)origin < kata__array_size(names) ? names[origin] : "unknown";
 }

@@ -34,6 +34,9 @@ struct kata__vm_driver {
 	const struct kata__op_table *release, *rebuild, *destroy;
 	/* May: saving (vm/save.h), and the start of a VM made from a snapshot (vm/restore.h). Both or none. */
 	const struct kata__op_table *snapshot, *start_restored;
+	/* May: start_restored in two: up to a VMM that waits for the state (warm.h), and from there on. Both or none.
+	 */
+	const struct kata__op_table *prestart, *start_prestarted;
 	/* Makes / frees vm->impl. init is called by the build, deinit when memory is freed (the machine is gone by
 	 * then). */
 	int (*init)(kata_vm *vm, kata_error **err);

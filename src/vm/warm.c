@@ -21,6 +21,16 @@ bool kata__vm_is_warm(const kata_vm *vm)
 	return warm;
 }
 
+bool kata__vm_is_prestarted(const kata_vm *vm)
+{
+	bool prestarted;
+
+	kata__vm_lock(vm);
+	prestarted = vm->shared->prestarted;
+	kata__vm_unlock(vm);
+	return prestarted;
+}
+
 void kata__vm_set_origin(kata_vm *vm, kata_vm_origin origin)
 {
 	kata__vm_lock(vm);
@@ -172,7 +182,7 @@ int kata__vm_stock(kata_vm *vm, kata_vm_origin origin, kata_error **err)
 	rc = check_idle(vm, err);
 	if (rc == 0) {
 		kata__vm_move_locked(vm, KATA_VM_CREATED);
-		vm->shared->warm = true;
+		vm->shared->warm = !vm->shared->prestarted;
 		vm->shared->origin = origin;
 	}
 	kata__vm_unlock(vm);

@@ -14,6 +14,20 @@
  */
 #include "vm/vm.h"
 
+/*
+ * A VMM that waits for its state is stock as well, and goes the same way:
+ *
+ *	prestart ... PAUSED --mark--> pooled --claim_id, move, unmark, stock--> CREATED and pre-started
+ *
+ * It is of a VM made from a snapshot. Devices added before the start wait as they do for any such VM; the start loads
+ * the state. A start that fails ends the VMM: the next one begins from the beginning.
+ */
+/* [any thread] */
+bool kata__vm_is_prestarted(const kata_vm *vm);
+/* The first half of a start: PAUSED at the end. UNSUPPORTED where the driver has no halves, nothing is to be loaded, or
+ * the saved machine has devices (whose files would have to be made for nobody yet). */
+int kata__vm_prestart_begin(kata_vm *vm, kata_op **ret_op, kata_error **err);
+
 /* [any thread] CREATED, and the machine is there. */
 bool kata__vm_is_warm(const kata_vm *vm);
 /* [any thread] */
@@ -36,7 +50,7 @@ int kata__vm_mark_pooled(kata_vm *vm, kata_error **err);
 int kata__vm_unmark_pooled(kata_vm *vm, kata_error **err);
 /* What plugs and unplugs while it is warm: the guest runs for as long as that takes (warm_device.c). */
 const struct kata__op_table *kata__vm_warm_table(bool nic, bool add);
-/* [leader] PAUSED, no operation under way, no agent connected: becomes CREATED and warm, of this origin. STATE, BUSY.
- */
+/* [leader] PAUSED, no operation under way, no agent connected: becomes CREATED and warm (or pre-started, where it
+ * waits for its state), of this origin. STATE, BUSY. */
 int kata__vm_stock(kata_vm *vm, kata_vm_origin origin, kata_error **err);
 #endif

@@ -160,7 +160,7 @@ Test(vm, a_blocking_call_in_a_callback_is_refused_and_does_nothing)
 Test(names, every_value_has_one_of_its_own_and_any_other_is_unknown)
 {
 	EXPECT_NAMES(kata_vm_state_get_name, KATA_VM_SAVING);
-	EXPECT_NAMES(kata_vm_origin_get_name, KATA_VM_WARM);
+	EXPECT_NAMES(kata_vm_origin_get_name, KATA_VM_PRESTARTED);
 	EXPECT_NAMES(kata_snapshot_memory_get_name, KATA_SNAPSHOT_DIFFERENTIAL);
 	EXPECT_NAMES(kata_device_state_get_name, KATA_DEVICE_DIVERGED);
 	EXPECT_NAMES(kata_nic_type_get_name, KATA_NIC_TAP);

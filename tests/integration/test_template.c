@@ -2,6 +2,8 @@
 /* Templates and their clones on the real QEMU. */
 #include "integration/vm_test.h"
 
+#include <time.h>
+
 TestSuite(template, .timeout = 300);
 
 struct world {
@@ -36,16 +38,21 @@ static void close_world(struct world *w)
 	machine_deinit(&w->m);
 }
 
-static kata_vm *clone(struct world *w, const char *id)
+static kata_vm *clone_of(struct world *w, kata_vm_builder *builder, const char *id, kata_vm_origin origin)
 {
 	kata_vm_config c = w->config;
 	kata_vm *vm = NULL;
 
 	c.id = id;
-	fixture_assert_ok(kata_vm_builder_build(w->builder, &c, NULL, NULL, &vm, &w->err), w->err);
+	fixture_assert_ok(kata_vm_builder_build(builder, &c, NULL, NULL, &vm, &w->err), w->err);
 	cr_assert_eq(kata_vm_get_state(vm), KATA_VM_CREATED);
-	cr_assert_eq(kata_vm_get_origin(vm), KATA_VM_CLONED);
+	cr_assert_eq(kata_vm_get_origin(vm), origin);
 	return vm;
+}
+
+static kata_vm *clone(struct world *w, const char *id)
+{
+	return clone_of(w, w->builder, id, KATA_VM_CLONED);
 }
 
 static void print_timeline(const char *what, kata_op *op)
@@ -87,6 +94,66 @@ static void end(struct world *w, kata_vm *vm)
 	kata_vm_unref(vm);
 }
 
+/* Random bytes of the guest's; its clock is right. */
+static void sample(struct world *w, kata_vm *vm, uint8_t bytes[32])
+{
+	kata_agent_request r = {.size = sizeof(r), .method = KATA_AGENT_RESET_IDENTITY, .max_length = 32};
+	const kata_agent_reply *reply;
+	kata_agent *agent = NULL;
+	kata_op *op = NULL;
+
+	fixture_assert_ok(kata_agent_builder_build(w->agents, vm, NULL, NULL, &agent, &w->err), w->err);
+	fixture_assert_ok(kata_agent_call_begin(agent, &r, NULL, &op, &w->err), w->err);
+	fixture_assert_ok(kata_op_wait(op, &w->err), w->err);
+	reply = kata_agent_op_get_reply(op);
+	cr_assert_eq(reply->data_length, 32u);
+	memcpy(bytes, reply->data, 32);
+	cr_assert_leq(llabs(reply->seconds - (int64_t)time(NULL)), 1);
+	kata_op_unref(op);
+	kata_agent_unref(agent);
+}
+
+static void check_prestarted(struct world *w)
+{
+	const uint64_t all =
+		KATA_RESET_ENTROPY | KATA_RESET_CLOCK | KATA_RESET_HOSTNAME | KATA_RESET_MACHINE_ID | KATA_RESET_UUID;
+	kata_template_options o = KATA_TEMPLATE_OPTIONS_INIT;
+	kata_vm_builder *builder = NULL;
+	uint8_t random[3][32];
+	kata_storage *disk;
+	kata_vm *vm[3];
+	char *path;
+
+	o.path = w->path;
+	o.flags = KATA_TEMPLATE_SHARE_MEMORY;
+	o.prestarted = 2;
+	fixture_assert_ok(kata_vm_builder_new_template(w->m.f.context, w->m.builder, NULL, &o, &builder, &w->err),
+			  w->err);
+	fixture_assert_ok(kata_template_make(builder, &w->config, NULL, &w->err), w->err);
+	path = fixture_make_raw(&w->m.f, "a.raw", 1 << 20);
+	disk = fixture_storage("disk", path, KATA_STORAGE_VIRTIO_BLK);
+	for (int i = 0; i < 3; i++) {
+		fixture_assert_ok(kata_template_wait_prestarted(builder, 2, NULL, &w->err), w->err);
+		vm[i] = clone_of(w, builder, NULL, KATA_VM_PRESTARTED);
+		if (i == 0)
+			fixture_assert_ok(kata_vm_add_storage(vm[i], disk, NULL, &w->err), w->err);
+		start(w, vm[i]);
+		cr_assert_eq(kata_vm_get_identity_reset(vm[i]), all);
+		sample(w, vm[i], random[i]);
+	}
+	for (int i = 0; i < 3; i++) {
+		cr_assert_neq(memcmp(random[i], random[(i + 1) % 3], 32), 0);
+		cr_assert_str_neq(kata_vm_get_uuid(vm[i]), kata_vm_get_uuid(vm[(i + 1) % 3]));
+	}
+	fixture_assert_ok(kata_vm_remove_storage(vm[0], "disk", NULL, &w->err),
+			  w->err); /* the guest has it: it lets go */
+	kata_vm_builder_free(builder);
+	for (int i = 0; i < 3; i++)
+		end(w, vm[i]);
+	kata_storage_unref(disk);
+	free(path);
+}
+
 Test(template, the_first_build_makes_it_and_clones_start_and_answer)
 {
 	kata_template_status s = {.size = sizeof(s)};
@@ -109,6 +176,7 @@ Test(template, the_first_build_makes_it_and_clones_start_and_answer)
 	cr_assert(s.exists && s.is_valid, "%s", s.problem);
 	cr_assert_eq(s.clones, 5u);
 	cr_assert_eq(s.made, 1u);
+	check_prestarted(&w);
 	fixture_assert_ok(kata_template_remove(w.builder, NULL, &w.err), w.err);
 	cr_assert_lt(access(w.path, F_OK), 0);
 	close_world(&w);

@@ -20,6 +20,7 @@ static int run_victim(const struct pool_kill *k, const char *point, char **ret_o
 				    k->initrd,
 				    machines,
 				    point,
+				    k->template_dir,
 				    NULL};
 
 	snprintf(machines, sizeof(machines), "%u", k->machines);

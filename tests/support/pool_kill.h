@@ -10,9 +10,10 @@
 struct pool_kill {
 	struct fixture *f; /* without a context */
 	const char *binary, *kernel, *initrd;
-	unsigned machines; /* that it keeps */
-	const char *only;  /* the steps that begin with this; the others are left to another test */
-	bool brief;        /* it is not run to its end, before and after */
+	unsigned machines;        /* that it keeps */
+	const char *template_dir; /* of a template for which it keeps VMMs waiting; NULL: a warm cache */
+	const char *only;         /* the steps that begin with this; the others are left to another test */
+	bool brief;               /* it is not run to its end, before and after */
 };
 
 void pool_kill_everywhere(const struct pool_kill *k);

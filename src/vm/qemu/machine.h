@@ -195,8 +195,9 @@ char *kata__qemu_console(kata_vm *vm, size_t *ret_len);
 void kata__qemu_keep_last_words(kata_vm *vm);
 
 /* The tables of the driver. */
-extern const struct kata__op_table kata__qemu_start, kata__qemu_start_warm, kata__qemu_start_restored, kata__qemu_pause,
-	kata__qemu_resume, kata__qemu_release, kata__qemu_rebuild, kata__qemu_destroy, kata__qemu_snapshot;
+extern const struct kata__op_table kata__qemu_start, kata__qemu_start_warm, kata__qemu_start_restored,
+	kata__qemu_prestart, kata__qemu_start_prestarted, kata__qemu_pause, kata__qemu_resume, kata__qemu_release,
+	kata__qemu_rebuild, kata__qemu_destroy, kata__qemu_snapshot;
 extern const struct kata__op_table kata__qemu_add_storage, kata__qemu_remove_storage, kata__qemu_add_storage_cold,
 	kata__qemu_remove_storage_cold;
 extern const struct kata__op_table kata__qemu_add_nic, kata__qemu_remove_nic, kata__qemu_add_nic_cold,

@@ -2,9 +2,10 @@
 /*
  * restore.c - from a snapshot to a running QEMU.
  *
- * The first part, up to set-capabilities, makes a QEMU with the snapshot's devices that waits for a state; the second
- * loads one. Devices that the caller added before the start are not in the state, so QEMU must not have them while it
- * loads: they are plugged behind it, while the vCPUs stand still.
+ * The first part, up to commit, makes a QEMU with the snapshot's devices that waits for the state; the second loads it.
+ * They are a table each as well, for who keeps QEMUs waiting (vm/warm.h). Devices that the caller added before the
+ * start are not in the state, so QEMU must not have them while it loads: they are plugged behind it, while the vCPUs
+ * stand still.
  */
 #include "vm/qemu/migration.h"
 #include "vm/qemu/start.h"
@@ -200,6 +201,26 @@ static int step_stop(kata_op *op, kata_error **err)
 	return ends_paused(op) ? kata__qemu_plain_command(op, "stop", NULL, err) : KATA__STEP_DONE;
 }
 
+/* ---- the tables */
+
+/* QEMU is there already, started by the first half. */
+static int step_watched(kata_op *op, kata_error **err)
+{
+	return KATA__STEP_DONE;
+}
+
+#define LOAD_STEPS                                                                                                     \
+	{.name = "arm", .run = kata__qemu_arm_migration}, {.name = "migrate-incoming", .run = step_migrate_incoming},  \
+		{.name = "await-migration",                                                                            \
+		 .run = kata__qemu_await_migration,                                                                    \
+		 .cancel = kata__qemu_cancel_await_migration},                                                         \
+		{.name = "query-migrate", .run = kata__qemu_check_migration},                                          \
+		{.name = "plug-pending", .run = step_plug_pending}, {.name = "cont", .run = step_cont},                \
+		{.name = "prepare", .run = kata__vm_step_prepare}, {.name = "stop", .run = step_stop},                 \
+	{                                                                                                              \
+		.name = "forget", .run = kata__restore_step_forget, .flags = KATA__STEP_BLOCKING                       \
+	}
+
 static const struct kata__step steps[] = {
 	{.name = "make-dir",
 	 .run = kata__qemu_start_make_dir,
@@ -234,20 +255,39 @@ static const struct kata__step steps[] = {
 	{.name = "connect-console", .run = kata__qemu_start_connect_console},
 	{.name = "set-capabilities", .run = step_set_capabilities},
 	{.name = "getfd", .run = step_getfd},
-	{.name = "arm", .run = kata__qemu_arm_migration},
-	{.name = "migrate-incoming", .run = step_migrate_incoming},
-	{.name = "await-migration", .run = kata__qemu_await_migration, .cancel = kata__qemu_cancel_await_migration},
-	{.name = "query-migrate", .run = kata__qemu_check_migration},
-	{.name = "plug-pending", .run = step_plug_pending},
-	{.name = "cont", .run = step_cont},
 	{.name = "commit", .run = kata__qemu_start_commit},
-	{.name = "prepare", .run = kata__vm_step_prepare},
-	{.name = "stop", .run = step_stop},
-	{.name = "forget", .run = kata__restore_step_forget, .flags = KATA__STEP_BLOCKING},
+	LOAD_STEPS,
 };
+static const struct kata__step load_steps[] = {
+	{.name = "claim",
+	 .run = kata__qemu_start_claim,
+	 .undo = kata__qemu_start_undo_claim,
+	 .flags = KATA__STEP_UNDO_BLOCKING},
+	{.name = "watched", .run = step_watched, .undo = kata__qemu_start_undo_watch_process},
+	LOAD_STEPS,
+};
+#define CLAIM_STEPS 2
+#define WAITING_STEPS (kata__array_size(steps) - (kata__array_size(load_steps) - CLAIM_STEPS))
+
 const struct kata__op_table kata__qemu_start_restored = {
 	.name = "restore",
 	KATA__STEPS(steps),
+	.timeout_ms = 30000,
+	.finish = kata__qemu_start_finish,
+	.free_data = kata__vm_free_op_data,
+};
+/* Up to a QEMU with the snapshot's devices that waits for the state, which it has at hand. */
+const struct kata__op_table kata__qemu_prestart = {
+	.name = "prestart",
+	.steps = steps,
+	.count = WAITING_STEPS,
+	.timeout_ms = 10000,
+	.finish = kata__qemu_start_finish,
+	.free_data = kata__vm_free_op_data,
+};
+const struct kata__op_table kata__qemu_start_prestarted = {
+	.name = "start-prestarted",
+	KATA__STEPS(load_steps),
 	.timeout_ms = 30000,
 	.finish = kata__qemu_start_finish,
 	.free_data = kata__vm_free_op_data,

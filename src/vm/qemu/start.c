@@ -30,6 +30,7 @@ struct scratch {
 	int qmp_fd, console_fd, agent_fd, vsock_fd, log_fd, pid_file_fd;
 	unsigned vsock_cid;
 	int pidfd;
+	bool is_let_go;
 	struct kata__process_identity process;
 };
 
@@ -38,9 +39,8 @@ static struct scratch *scratch_of(const kata_op *op)
 	return kata__vm_op_data(op)->scratch;
 }
 
-int kata__qemu_start_make_dir(kata_op *op, kata_error **err)
+static int make_scratch(kata_op *op, kata_error **err)
 {
-	struct kata__vm_op *d = kata__vm_op_data(op);
 	struct scratch *s = calloc(1, sizeof(*s));
 
 	if (!s)
@@ -53,8 +53,15 @@ int kata__qemu_start_make_dir(kata_op *op, kata_error **err)
 			      .log_fd = -1,
 			      .pid_file_fd = -1,
 			      .pidfd = -1};
-	d->scratch = s;
-	return kata__vm_step_make_dir(op, err);
+	kata__vm_op_data(op)->scratch = s;
+	return 0;
+}
+
+int kata__qemu_start_make_dir(kata_op *op, kata_error **err)
+{
+	int rc = make_scratch(op, err);
+
+	return rc < 0 ? rc : kata__vm_step_make_dir(op, err);
 }
 
 /* ---- files and sockets */
@@ -254,6 +261,22 @@ int kata__qemu_start_undo_spawn(kata_op *op, kata_error **err)
 	return KATA__STEP_DONE;
 }
 
+/* ---- one that was started before */
+
+int kata__qemu_start_claim(kata_op *op, kata_error **err)
+{
+	return make_scratch(op, err);
+}
+
+/* Where nothing was done yet, it waits on. */
+int kata__qemu_start_undo_claim(kata_op *op, kata_error **err)
+{
+	if (!scratch_of(op)->is_let_go)
+		return KATA__STEP_DONE;
+	kata__qemu_start_undo_spawn(op, err);
+	return kata__vm_step_unmake_dir(op, err);
+}
+
 /* ---- its monitor and console */
 
 /* A step of its own: whatever fails after it, QEMU must be let go of before it is killed. */
@@ -269,6 +292,7 @@ int kata__qemu_start_watch_process(kata_op *op, kata_error **err)
 int kata__qemu_start_undo_watch_process(kata_op *op, kata_error **err)
 {
 	scratch_of(op)->pidfd = kata__qemu_let_go(kata__qemu_of_op(op));
+	scratch_of(op)->is_let_go = true;
 	return KATA__STEP_DONE;
 }
 

@@ -21,6 +21,9 @@ int kata__qemu_start_undo_watch_process(kata_op *op, kata_error **err);
 int kata__qemu_start_connect_console(kata_op *op, kata_error **err);
 int kata__qemu_start_cont(kata_op *op, kata_error **err);
 int kata__qemu_start_commit(kata_op *op, kata_error **err);
+/* For a QEMU that was started before: the undos of make_dir, spawn and watch_process hold for it from then on. */
+int kata__qemu_start_claim(kata_op *op, kata_error **err);
+int kata__qemu_start_undo_claim(kata_op *op, kata_error **err); /* BLOCKING; after undo_watch_process */
 void kata__qemu_start_finish(kata_op *op, int status, kata_error **error);
 
 /* The devices of a snapshot as a list for the command line, in one block: free(*ret). It borrows everything. */

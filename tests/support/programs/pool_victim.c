@@ -2,11 +2,13 @@
 /*
  * pool_victim - a program that keeps a pool of machines and is killed while it does.
  *
- *     pool_victim STATE_DIR BINARY KERNEL INITRD MACHINES POINT
+ *     pool_victim STATE_DIR BINARY KERNEL INITRD MACHINES POINT [TEMPLATE_DIR]
  *
  * Fills a warm cache with so many machines, takes one under the id "victim", starts and destroys it, and drains the
  * rest; the fail-point POINT kills this process on its first pass. POINT "-" arms nothing. POINT "?" only prints the
  * steps that can be named, a line "operation/step" each. Exits 0 when all went well, 1 with the error on stderr.
+ *
+ * With TEMPLATE_DIR it keeps so many VMMs waiting for the template there instead, which is made where it is missing.
  */
 #include <kata/kata.h>
 #include <stdio.h>
@@ -14,6 +16,7 @@
 #include <string.h>
 
 #include "factory/pool.h"
+#include "vm/qemu/machine.h"
 
 static void must(int rc, kata_error *err, const char *what)
 {
@@ -34,7 +37,9 @@ static void print_steps(kata_vm_builder *builder)
 	kata_capabilities c = {.size = sizeof(c)};
 	kata_error *err = NULL;
 
-	const struct kata__op_table *const tables[] = {&kata__pool_make_table, &kata__hand_out_table};
+	const struct kata__op_table *const tables[] = {&kata__pool_make_table,           &kata__hand_out_table,
+						       &kata__pool_prestart_table,       &kata__qemu_prestart,
+						       &kata__hand_out_prestarted_table, &kata__qemu_start_prestarted};
 
 	for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++)
 		for (size_t j = 0; j < tables[i]->count; j++)
@@ -57,6 +62,32 @@ static void run(kata_vm_builder *cache, uint32_t machines, kata_vm_config *confi
 	kata_vm_unref(vm);
 }
 
+/* Asked for its steps it makes the template. */
+static void run_template(kata_context *context, kata_vm_builder *inner, const char *dir, uint32_t machines,
+			 kata_vm_config *config, bool only_make)
+{
+	kata_template_options options = KATA_TEMPLATE_OPTIONS_INIT;
+	kata_vm_builder *builder = NULL;
+	kata_error *err = NULL;
+	kata_vm *vm = NULL;
+
+	options.path = dir;
+	options.flags = KATA_TEMPLATE_SHARE_MEMORY;
+	options.prestarted = only_make ? 0 : machines;
+	config->memory_mib = 16;
+	MUST(kata_vm_builder_new_template(context, inner, NULL, &options, &builder, &err));
+	MUST(kata_template_make(builder, config, NULL, &err));
+	if (!only_make) {
+		MUST(kata_template_wait_prestarted(builder, machines, NULL, &err));
+		config->id = "victim";
+		MUST(kata_vm_builder_build(builder, config, NULL, NULL, &vm, &err));
+		MUST(kata_vm_start(vm, NULL, &err));
+		MUST(kata_vm_destroy(vm, NULL, &err));
+		kata_vm_unref(vm);
+	}
+	kata_vm_builder_free(builder);
+}
+
 int main(int argc, char **argv)
 {
 	kata_context_options options = KATA_CONTEXT_OPTIONS_INIT;
@@ -68,7 +99,7 @@ int main(int argc, char **argv)
 	kata_context *context = NULL;
 	kata_error *err = NULL;
 
-	if (argc != 7)
+	if (argc != 7 && argc != 8)
 		return 2;
 
 	options.state_dir = argv[1];
@@ -88,6 +119,10 @@ int main(int argc, char **argv)
 		MUST(kata_context_set_fail_point(context, argv[6], KATA_FAIL_KILL, 0, 0, 1, &err));
 	if (argv[6][0] == '?') {
 		print_steps(builder);
+		cache_options.size_count = 0;
+	}
+	if (argv[7]) {
+		run_template(context, builder, argv[7], size.min, &config, argv[6][0] == '?');
 		cache_options.size_count = 0;
 	}
 	MUST(kata_vm_builder_new_cache(context, builder, NULL, &cache_options, &cache, &err));
