@@ -51,12 +51,13 @@ struct bench_group {
 	struct bench_metric metrics[4];
 };
 /* Lists that end with a group without `run`, one a file. */
-extern const struct bench_group bench_size[], bench_store[], bench_wire[], bench_create[], bench_plug[], bench_warm[];
+extern const struct bench_group bench_size[], bench_store[], bench_wire[], bench_create[], bench_plug[], bench_warm[],
+	bench_clone[];
 
 /* ---- pairs.c ---- */
 
 /* One action, timed: sets as many of ret_ns as the group asked for. 0, or -1 after it said what failed. */
-#define BENCH_TIMES_MAX 2
+#define BENCH_TIMES_MAX 4
 typedef int (*bench_fn)(void *user, uint64_t ret_ns[BENCH_TIMES_MAX]);
 
 /*

@@ -53,6 +53,28 @@ kata_vm *vms_build(struct bench *b, kata_vm_builder *builder, uint32_t slots)
 	return vm;
 }
 
+kata_vm_builder *vms_template(struct bench *b, kata_context *ctx, kata_vm_builder *inner, kata_agent_builder *agents,
+			      uint32_t slots, uint32_t prestarted)
+{
+	kata_template_options o = KATA_TEMPLATE_OPTIONS_INIT;
+	kata_vm_config config = KATA_VM_CONFIG_INIT;
+	char kernel[512], initrd[512], path[256];
+	kata_vm_builder *builder = NULL;
+	kata_error *err = NULL;
+
+	snprintf(path, sizeof(path), "%s/" VMS_TEMPLATE, b->work_dir);
+	o.path = path;
+	o.prestarted = prestarted;
+	o.flags = KATA_TEMPLATE_SHARE_MEMORY;
+	vms_config(b, slots, &config, kernel, initrd, sizeof(kernel));
+	if (kata_vm_builder_new_template(ctx, inner, agents, &o, &builder, &err) == 0 &&
+	    kata_template_make(builder, &config, NULL, &err) == 0)
+		return builder;
+	bench_fail("template", err);
+	kata_vm_builder_free(builder);
+	return NULL;
+}
+
 kata_storage *vms_disk(struct bench *b, const char *name)
 {
 	kata_storage_config c = KATA_STORAGE_CONFIG_INIT;

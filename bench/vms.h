@@ -11,6 +11,10 @@ kata_vm_builder *vms_standin(struct bench *b, kata_context *ctx);
 void vms_config(struct bench *b, uint32_t slots, kata_vm_config *ret, char *kernel, char *initrd, size_t size);
 /* A VM of the guest image, not started, with `slots` device slots. */
 kata_vm *vms_build(struct bench *b, kata_vm_builder *builder, uint32_t slots);
+/* A builder of clones of that VM, in work_dir; the template is made. So many VMMs are kept waiting for it. */
+#define VMS_TEMPLATE "template"
+kata_vm_builder *vms_template(struct bench *b, kata_context *ctx, kata_vm_builder *inner, kata_agent_builder *agents,
+			      uint32_t slots, uint32_t prestarted);
 kata_storage *vms_disk(struct bench *b, const char *name);
 kata_nic *vms_nic(const char *id);
 /* Until the guest has the device. The end takes the op. */

@@ -10,10 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ANSWER_S 60 /* what QEMU or its agent has not answered by then, it never will */
@@ -87,7 +89,7 @@ static void take_fd(struct hand_template *t, int number, const char *path, int f
 	t->fds[t->fd_count++].flags = flags;
 }
 
-/* An argument names the fd: as "fd=3,..." or, of the kernel and the initrd, as ".../fd/6". */
+/* An argument names the fd: as "fd=3,..." or, of the kernel, the initrd and the RAM, as ".../fd/6". */
 static bool is_named(const struct hand_template *t, int fd)
 {
 	char option[32], tail[32];
@@ -97,7 +99,7 @@ static bool is_named(const struct hand_template *t, int fd)
 	for (int i = 0; t->argv[i]; i++) {
 		const char *at = strstr(t->argv[i], tail);
 
-		if (strstr(t->argv[i], option) || (at && at[strlen(tail)] == '\0'))
+		if (strstr(t->argv[i], option) || (at && (at[strlen(tail)] == '\0' || at[strlen(tail)] == '"')))
 			return true;
 	}
 	return false;
@@ -330,7 +332,8 @@ int hand_qmp(struct hand_vm *vm, const char *command, int pass_fd)
 	return hand_qmp_until(vm, "\"return\"");
 }
 
-int hand_start(struct hand_template *t, struct hand_vm *vm)
+/* Up to the first command. */
+static int start_qmp(struct hand_template *t, struct hand_vm *vm)
 {
 	if (!t->held_count)
 		hold_low_fds(t);
@@ -340,9 +343,30 @@ int hand_start(struct hand_template *t, struct hand_vm *vm)
 	if (spawn(t, &vm->pid))
 		return -1;
 	vm->qmp = connect_to(t, t->qmp_number);
-	if (vm->qmp < 0 || hand_qmp_until(vm, "\"QMP\"") || hand_qmp(vm, "{\"execute\":\"qmp_capabilities\"}\n", -1))
+	if (vm->qmp < 0 || hand_qmp_until(vm, "\"QMP\""))
 		return -1;
-	return hand_qmp(vm, "{\"execute\":\"cont\"}\n", -1);
+	return hand_qmp(vm, "{\"execute\":\"qmp_capabilities\"}\n", -1);
+}
+
+int hand_start(struct hand_template *t, struct hand_vm *vm)
+{
+	return start_qmp(t, vm) ? -1 : hand_qmp(vm, "{\"execute\":\"cont\"}\n", -1);
+}
+
+int hand_clone(struct hand_template *t, struct hand_vm *vm, const char *state)
+{
+	static const char set[] = "{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":["
+				  "{\"capability\":\"events\",\"state\":true},"
+				  "{\"capability\":\"x-ignore-shared\",\"state\":true}]}}\n";
+	int fd = open(state, O_RDONLY | O_CLOEXEC), rc;
+
+	rc = fd < 0 || start_qmp(t, vm) || hand_qmp(vm, set, -1) ||
+	     hand_qmp(vm, "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"state\"}}\n", fd) ||
+	     hand_qmp(vm, "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"fd:state\"}}\n", -1) ||
+	     hand_qmp_until(vm, "\"completed\"") || hand_qmp(vm, "{\"execute\":\"cont\"}\n", -1);
+	if (fd >= 0)
+		close(fd);
+	return rc ? -1 : 0;
 }
 
 int hand_console_until(const struct hand_template *t, char c)
@@ -386,33 +410,55 @@ static int read_all(int fd, void *data, size_t len)
 	return 0;
 }
 
-/* A unary call: 10 bytes of header, Request{service, method, payload} with one-byte lengths. */
-static int call(struct hand_vm *vm, const char *service, const char *method, const unsigned char *payload, size_t len)
+/* Fields of protobuf: bytes, and a number. */
+static size_t put_bytes(unsigned char *out, unsigned char tag, const void *data, size_t len)
+{
+	size_t at = 0;
+
+	out[at++] = tag;
+	if (len > 127)
+		out[at++] = (unsigned char)(len | 0x80);
+	out[at++] = (unsigned char)(len > 127 ? len >> 7 : len);
+	memcpy(out + at, data, len);
+	return at + len;
+}
+
+static size_t put_number(unsigned char *out, unsigned char tag, uint64_t value)
+{
+	size_t at = 0;
+
+	for (out[at++] = tag; value > 127; value >>= 7)
+		out[at++] = (unsigned char)(value | 0x80);
+	out[at++] = (unsigned char)value;
+	return at;
+}
+
+/* A unary call: 10 bytes of header, Request{service, method, payload}. `out` has CALL_MAX bytes. */
+#define CALL_MAX 512
+static size_t make_call(unsigned char *out, const char *service, const char *method, const void *payload, size_t len)
 {
 	static uint32_t stream = 1;
-	unsigned char out[256] = {0}, in[10], body[512];
 	size_t at = 10;
-	uint32_t size, id;
 
-	out[at++] = 0x0a;
-	out[at++] = (unsigned char)strlen(service);
-	memcpy(out + at, service, strlen(service));
-	at += strlen(service);
-	out[at++] = 0x12;
-	out[at++] = (unsigned char)strlen(method);
-	memcpy(out + at, method, strlen(method));
-	at += strlen(method);
-	out[at++] = 0x1a;
-	out[at++] = (unsigned char)len;
-	memcpy(out + at, payload, len);
-	at += len;
+	memset(out, 0, 10);
+	at += put_bytes(out + at, 0x0a, service, strlen(service));
+	at += put_bytes(out + at, 0x12, method, strlen(method));
+	at += put_bytes(out + at, 0x1a, payload, len);
+	out[2] = (unsigned char)((at - 10) >> 8);
 	out[3] = (unsigned char)(at - 10);
-	id = stream;
-	stream += 2;
 	for (int i = 0; i < 4; i++)
-		out[4 + i] = (unsigned char)(id >> (24 - 8 * i));
+		out[4 + i] = (unsigned char)(stream >> (24 - 8 * i));
+	stream += 2;
 	out[8] = 1;
-	if (write(vm->agent, out, at) != (ssize_t)at || read_all(vm->agent, in, sizeof(in)))
+	return at;
+}
+
+static int read_answer(struct hand_vm *vm)
+{
+	unsigned char in[10], body[512];
+	uint32_t size;
+
+	if (read_all(vm->agent, in, sizeof(in)))
 		return -1;
 	size = (uint32_t)in[1] << 16 | (uint32_t)in[2] << 8 | in[3];
 	if (size > sizeof(body) || read_all(vm->agent, body, size))
@@ -421,29 +467,50 @@ static int call(struct hand_vm *vm, const char *service, const char *method, con
 	return size > 2 && body[0] == 0x0a && body[1] > 0 && body[2] == 0x08 && body[3] != 0 ? -1 : 0;
 }
 
+static int call(struct hand_vm *vm, const char *service, const char *method, const void *payload, size_t len)
+{
+	unsigned char out[CALL_MAX];
+	size_t at = make_call(out, service, method, payload, len);
+
+	return write(vm->agent, out, at) == (ssize_t)at ? read_answer(vm) : -1;
+}
+
 int hand_agent_connect(const struct hand_template *t, struct hand_vm *vm)
 {
 	vm->agent = connect_to(t, t->agent_number);
-	return vm->agent < 0 ? -1 : call(vm, "grpc.Health", "Check", (const unsigned char *)"", 0);
+	return vm->agent < 0 ? -1 : call(vm, "grpc.Health", "Check", "", 0);
+}
+
+/* Both questions in one write. */
+int hand_agent_reset(const struct hand_template *t, struct hand_vm *vm, const char *hostname, const char *machine_id)
+{
+	unsigned char out[2 * CALL_MAX], payload[256], entropy[64];
+	struct timespec now;
+	size_t at = 0, len;
+
+	if (getrandom(entropy, sizeof(entropy), 0) != sizeof(entropy))
+		return -1;
+	clock_gettime(CLOCK_REALTIME, &now);
+	at += put_bytes(payload + at, 0x0a, hostname, strlen(hostname));
+	at += put_bytes(payload + at, 0x12, machine_id, strlen(machine_id));
+	at += put_bytes(payload + at, 0x1a, entropy, sizeof(entropy));
+	at += put_number(payload + at, 0x20, (uint64_t)now.tv_sec);
+	at += put_number(payload + at, 0x28, (uint64_t)now.tv_nsec / 1000);
+	len = make_call(out, "grpc.Health", "Check", "", 0);
+	len += make_call(out + len, "kata.Guest", "ResetIdentity", payload, at);
+	vm->agent = connect_to(t, t->agent_number);
+	if (vm->agent < 0 || write(vm->agent, out, len) != (ssize_t)len)
+		return -1;
+	return read_answer(vm) || read_answer(vm) ? -1 : 0;
 }
 
 int hand_agent_await(struct hand_vm *vm, const char *kind, const char *address)
 {
 	unsigned char payload[128];
-	size_t at = 0;
+	size_t at = put_bytes(payload, 0x0a, kind, strlen(kind));
 
-	payload[at++] = 0x0a;
-	payload[at++] = (unsigned char)strlen(kind);
-	memcpy(payload + at, kind, strlen(kind));
-	at += strlen(kind);
-	payload[at++] = 0x12;
-	payload[at++] = (unsigned char)strlen(address);
-	memcpy(payload + at, address, strlen(address));
-	at += strlen(address);
-	payload[at++] = 0x18; /* timeout_ms = 30000 */
-	payload[at++] = 0xb0;
-	payload[at++] = 0xea;
-	payload[at++] = 0x01;
+	at += put_bytes(payload + at, 0x12, address, strlen(address));
+	at += put_number(payload + at, 0x18, 30000); /* timeout_ms */
 	return call(vm, "kata.Guest", "AwaitDevice", payload, at);
 }
 

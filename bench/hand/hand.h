@@ -43,6 +43,8 @@ int hand_capture(struct hand_template *t, pid_t pid, const char *dir);
 void hand_forget(struct hand_template *t);
 /* Files opened, sockets made, QEMU spawned, QMP ready, vCPUs running. */
 int hand_start(struct hand_template *t, struct hand_vm *vm);
+/* The same of a QEMU that waits for a state (-incoming defer): the state is loaded from that file first. */
+int hand_clone(struct hand_template *t, struct hand_vm *vm, const char *state);
 /* Sends one command, reads lines until its return (events on the way are skipped). */
 int hand_qmp(struct hand_vm *vm, const char *command, int pass_fd);
 /* Reads lines until one has `text`. */
@@ -55,6 +57,8 @@ int hand_quit(struct hand_vm *vm);
 
 /* Connects to the agent and waits until it answers. */
 int hand_agent_connect(const struct hand_template *t, struct hand_vm *vm);
+/* The same, and the guest is made itself along with it: entropy, clock, hostname, machine-id. */
+int hand_agent_reset(const struct hand_template *t, struct hand_vm *vm, const char *hostname, const char *machine_id);
 /* AwaitDevice of kata.Guest, encoded by hand. kind: "blk", "net". */
 int hand_agent_await(struct hand_vm *vm, const char *kind, const char *address);
 
