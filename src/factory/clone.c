@@ -6,7 +6,7 @@
 
 static int begin_reset(kata_vm *vm, void *user, kata_op **ret_op, kata_error **err)
 {
-	struct kata__identity_options options = {.agents = user, .own = KATA_RESET_UUID};
+	struct kata__identity_options options = {.agents = user, .own = KATA__OWN_FROM_THE_START};
 
 	return kata__identity_reset_new(vm, &options, NULL, ret_op, err);
 }

@@ -52,7 +52,7 @@ static int run_child(kata_op *op, int rc, kata_op *child, kata_error **err)
 static int step_ask(kata_op *op, kata_error **err)
 {
 	struct hand_out *h = hand_out_of(op);
-	struct kata__identity_options who = {.agent = h->agent, .hostname = h->id, .own = KATA__POOL_OWN};
+	struct kata__identity_options who = {.agent = h->agent, .hostname = h->id, .own = KATA__OWN_FROM_THE_START};
 	kata_op_options options = child_options(op);
 
 	return kata__identity_reset_begin(h->vm, &who, &options, &h->asked, err);

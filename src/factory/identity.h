@@ -16,6 +16,10 @@
 
 #include "op/op.h"
 
+/* What a machine of a factory has never shared: its VMM was started with a UUID and a CID of its own, and the base it
+ * is of has no NICs. */
+#define KATA__OWN_FROM_THE_START (KATA_RESET_MACS | KATA_RESET_UUID | KATA_RESET_CID)
+
 struct kata__identity_options {
 	kata_agent *agent;          /* connected already, and stays so; NULL: one is connected, and released again */
 	kata_agent_builder *agents; /* by which; NULL: directly */

@@ -121,7 +121,7 @@ static int step_rehearse(kata_op *op, kata_error **err)
 {
 	struct kata__pool_make *m = make_of(op);
 	kata_op *child = NULL;
-	struct kata__identity_options who = {.agent = m->agent, .own = KATA__POOL_OWN};
+	struct kata__identity_options who = {.agent = m->agent, .own = KATA__OWN_FROM_THE_START};
 	int rc = kata__identity_reset_begin(m->vm, &who, NULL, &child, err);
 
 	return run_child(op, rc, child, err);

@@ -35,9 +35,6 @@ struct kata__pool_make;
 
 #define KATA__POOL_RETRY_MIN_MS 1000u /* what 0 means */
 
-/* A pooled machine was booted like any other: these it has never shared. */
-#define KATA__POOL_OWN (KATA_RESET_MACS | KATA_RESET_UUID | KATA_RESET_CID)
-
 /* A kind of machine. */
 struct kata__pool_size {
 	struct kata__pool_size *next;

@@ -115,8 +115,8 @@ static void sample(struct world *w, kata_vm *vm, uint8_t bytes[32])
 
 static void check_prestarted(struct world *w)
 {
-	const uint64_t all =
-		KATA_RESET_ENTROPY | KATA_RESET_CLOCK | KATA_RESET_HOSTNAME | KATA_RESET_MACHINE_ID | KATA_RESET_UUID;
+	const uint64_t all = KATA_RESET_ENTROPY | KATA_RESET_CLOCK | KATA_RESET_HOSTNAME | KATA_RESET_MACHINE_ID |
+			     KATA_RESET_MACS | KATA_RESET_UUID | KATA_RESET_CID;
 	kata_template_options o = KATA_TEMPLATE_OPTIONS_INIT;
 	kata_vm_builder *builder = NULL;
 	uint8_t random[3][32];

@@ -118,6 +118,7 @@ void world_fail_each_step(struct vm_world *w, const struct world_operation *o, b
 	X(a_failed_rebuild_can_be_tried_again)                                                                         \
 	X(a_failed_destroy_can_be_called_again)                                                                        \
 	X(a_saved_machine_runs_on_and_is_restored_with_its_devices)                                                    \
+	X(a_saved_machine_has_the_shape_it_was_saved_with)                                                             \
 	X(a_machine_saved_while_paused_stays_paused)                                                                   \
 	X(a_restore_can_end_paused)                                                                                    \
 	X(a_machine_is_restored_side_by_side)                                                                          \

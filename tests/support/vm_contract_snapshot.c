@@ -131,6 +131,80 @@ void vm_contract_a_saved_machine_runs_on_and_is_restored_with_its_devices(const 
 	close_world(&w);
 }
 
+/* ---- another config ---- */
+
+static void refuse(struct vm_world *w, const kata_vm_config *config, const kata_agent_config *agent, const char *word)
+{
+	kata_vm *vm = NULL;
+
+	fixture_assert_fails(
+		kata_vm_builder_build_from_snapshot(w->builder, snapshot, config, agent, NULL, NULL, &vm, &w->err),
+		KATA_E_INVALID, w->err);
+	cr_assert(strstr(kata_error_get_message(w->err), word), "no word of '%s': %s", word, error_text(w->err));
+	cr_assert_null(vm);
+	error_clear(&w->err);
+}
+
+#define REFUSE(w, member, value)                                                                                       \
+	do {                                                                                                           \
+		kata_vm_config c_ = KATA_VM_CONFIG_INIT;                                                               \
+		c_.member = (value);                                                                                   \
+		refuse((w), &c_, NULL, "config." #member);                                                             \
+	} while (0)
+
+static void refuse_shapes(struct vm_world *w, const char *other_kernel)
+{
+	const char *const params[] = {"other=1", NULL};
+	kata_agent_config agent = KATA_AGENT_CONFIG_INIT;
+	kata_vm_config two = KATA_VM_CONFIG_INIT;
+
+	REFUSE(w, cpus, 7);
+	REFUSE(w, cpus_max, 8);
+	REFUSE(w, memory_mib, 4096);
+	REFUSE(w, memory_max_mib, 8192);
+	REFUSE(w, memory_slots, 3);
+	REFUSE(w, device_slots, 5);
+	REFUSE(w, machine, "another");
+	REFUSE(w, kernel_params, params);
+	if (w->kind->opens_files)
+		REFUSE(w, kernel, other_kernel);
+	two.cpus = 7;
+	two.memory_mib = 4096;
+	refuse(w, &two, NULL, "config.cpus");
+	refuse(w, &two, NULL, "config.memory_mib");
+	agent.transport = KATA_AGENT_VSOCK;
+	refuse(w, NULL, &agent, "agent_config.transport");
+}
+
+/* What its state fixes is named where it is asked for otherwise; what it does not, and more devices, may be asked for.
+ */
+void vm_contract_a_saved_machine_has_the_shape_it_was_saved_with(const struct vm_kind *kind)
+{
+	kata_vm_config same;
+	struct vm_world w;
+	char *kernel;
+
+	open_world(&w, kind);
+	world_start(&w);
+	save(&w);
+	end_source(&w);
+	kernel = fixture_write_file(&w.f, "other-kernel", "not the kernel it was booted from", 33);
+	refuse_shapes(&w, kernel);
+	same = w.config;
+	same.id = "restored";
+	fixture_assert_ok(
+		kata_vm_builder_build_from_snapshot(w.builder, snapshot, &same, NULL, NULL, NULL, &w.vm, &w.err),
+		w.err);
+	cr_assert_str_eq(kata_vm_get_id(w.vm), "restored");
+	world_plug_disk(&w, "more", KATA_STORAGE_VIRTIO_BLK);
+	world_plug_nic(&w, "morenic", NULL);
+	fixture_assert_ok(kata_vm_start(w.vm, NULL, &w.err), w.err);
+	cr_assert_eq(kata_vm_get_storage_count(w.vm), 1u);
+	cr_assert_eq(kata_vm_get_nic_count(w.vm), 1u);
+	free(kernel);
+	close_world(&w);
+}
+
 void vm_contract_a_machine_saved_while_paused_stays_paused(const struct vm_kind *kind)
 {
 	struct vm_world w;
