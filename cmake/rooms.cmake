@@ -65,7 +65,7 @@ function(kata_library)
 
   add_library(kata SHARED ${objects})
   set_target_properties(kata PROPERTIES SOVERSION 0 VERSION ${PROJECT_VERSION} LINKER_LANGUAGE C LINK_DEPENDS ${map})
-  target_link_options(kata PRIVATE -Wl,--version-script=${map} -Wl,--no-undefined -Wl,-z,relro,-z,now)
+  target_link_options(kata PRIVATE -Wl,--version-script=${map} -Wl,--no-undefined -Wl,-z,relro,-z,now -Wl,--gc-sections)
   target_link_libraries(kata PRIVATE ${KATA_LINK_LIBS})
   target_include_directories(kata PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 
