@@ -149,8 +149,9 @@ static enum outcome run_guarded(struct job *j)
 
 int main(int argc, char **argv)
 {
-	static const struct bench_group *const lists[] = {bench_size, bench_store, bench_wire, bench_create,
-							  bench_plug, bench_warm,  bench_clone};
+	static const struct bench_group *const lists[] = {bench_size, bench_store,  bench_growth,
+							  bench_wire, bench_create, bench_attach,
+							  bench_plug, bench_warm,   bench_clone};
 	struct bench b = {0};
 	enum outcome worst = OUTCOME_OK;
 	int at = 3;

@@ -52,7 +52,7 @@ struct bench_group {
 };
 /* Lists that end with a group without `run`, one a file. */
 extern const struct bench_group bench_size[], bench_store[], bench_wire[], bench_create[], bench_plug[], bench_warm[],
-	bench_clone[];
+	bench_clone[], bench_growth[], bench_attach[];
 
 /* ---- pairs.c ---- */
 

@@ -369,6 +369,60 @@ int hand_clone(struct hand_template *t, struct hand_vm *vm, const char *state)
 	return rc ? -1 : 0;
 }
 
+/* Field 22 of /proc/PID/stat, the 20th after the name. */
+static int read_start_time(pid_t pid, char *out, size_t size)
+{
+	char path[64], text[1024], *p;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (fd >= 0)
+		close(fd);
+	if (n <= 0)
+		return -1;
+	text[n] = '\0';
+	p = strrchr(text, ')');
+	for (int i = 0; p && i < 20; i++)
+		p = strchr(p + 1, ' ');
+	if (!p)
+		return -1;
+	snprintf(out, size, "%.*s", (int)strcspn(p + 1, " "), p + 1);
+	return 0;
+}
+
+int hand_identify(struct hand_vm *vm, struct hand_identity *ret)
+{
+	static const char query[] = "{\"execute\":\"query-uuid\"}\n";
+	char *line, *uuid;
+
+	if (send(vm->qmp, query, sizeof(query) - 1, MSG_NOSIGNAL) < 0 ||
+	    read_start_time(vm->pid, ret->start_time, sizeof(ret->start_time)))
+		return -1;
+	while ((line = read_line(vm)) && !strstr(line, "\"return\""))
+		;
+	uuid = line ? strstr(line, "\"UUID\": \"") : NULL;
+	if (!uuid)
+		return -1;
+	snprintf(ret->uuid, sizeof(ret->uuid), "%.36s", uuid + strlen("\"UUID\": \""));
+	return 0;
+}
+
+int hand_attach(const struct hand_template *t, struct hand_vm *vm, const struct hand_identity *meant)
+{
+	struct hand_identity found;
+
+	close(vm->qmp);
+	vm->have = 0;
+	vm->qmp = connect_to(t, t->qmp_number);
+	if (vm->qmp < 0 || hand_qmp_until(vm, "\"QMP\"") || hand_qmp(vm, "{\"execute\":\"qmp_capabilities\"}\n", -1) ||
+	    hand_identify(vm, &found))
+		return -1;
+	return strcmp(found.uuid, meant->uuid) || strcmp(found.start_time, meant->start_time) ? -1 : 0;
+}
+
 int hand_console_until(const struct hand_template *t, char c)
 {
 	int fd = connect_to(t, t->console_number);

@@ -52,6 +52,13 @@ int hand_qmp_until(struct hand_vm *vm, const char *text);
 /* Reads the console until the guest has sent c: to be called soon after the start, nothing is kept for a late reader.
  */
 int hand_console_until(const struct hand_template *t, char c);
+/* Which process, and which machine, it is. */
+struct hand_identity {
+	char start_time[32], uuid[64];
+};
+int hand_identify(struct hand_vm *vm, struct hand_identity *ret);
+/* Leaves QMP, and comes back: connection, greeting, handshake, and the process and machine that are meant. */
+int hand_attach(const struct hand_template *t, struct hand_vm *vm, const struct hand_identity *meant);
 /* quit, and reap. */
 int hand_quit(struct hand_vm *vm);
 
