@@ -3,16 +3,20 @@
  * handover.c - letting go of a running machine, and taking one over.
  *
  * Who takes over trusts nothing but the directory of its own state: the process is the recorded one by its pidfd and
- * start time, the monitor behind qmp.sock is that machine's by its UUID, and the devices are compared with what QEMU
- * has.
+ * start time and because it has the directory's log open, the monitor behind qmp.sock is that machine's by its UUID,
+ * and the devices are compared with what QEMU has.
  */
 #include "vm/qemu/machine.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/fd.h"
+#include "base/process.h"
+#include "base/text.h"
 
 /* ---- release */
 
@@ -61,18 +65,49 @@ static struct kata__qemu_takeover *scratch_of(const kata_op *op)
 	return kata__vm_op_data(op)->scratch;
 }
 
+/*
+ * Pid and start time are what the record says, and whoever changed it may have looked them up of any process: of
+ * another machine, or of one that is none. The VMM's stderr is the log in the machine's directory; nobody else has that
+ * open but ourselves, for a moment, when it is read.
+ */
+static int check_process(const kata_vm *vm, pid_t pid, kata_error **err)
+{
+	KATA_AUTO(free) char *path = kata__format("%s/vmm.log", vm->dir);
+	struct stat log;
+
+	if (!path)
+		return kata__fail_no_memory(err);
+	if (lstat(path, &log) < 0)
+		return kata__fail(err, KATA_E_IDENTITY, CALLER,
+				  "record.process.pid: nothing shows that process %d is this machine: there is no '%s'",
+				  (int)pid, path);
+	if (pid != getpid() && kata__process_has_open(pid, log.st_dev, log.st_ino))
+		return 0;
+	if (kata__process_is_ending(pid))
+		return kata__fail(err, KATA_E_GONE, VMM, "the VMM, process %d, has ended", (int)pid);
+	return kata__fail(err, KATA_E_IDENTITY, CALLER,
+			  "record.process.pid: process %d is not this machine: it has '%s' not open", (int)pid, path);
+}
+
 static int step_open_process(kata_op *op, kata_error **err)
 {
 	struct kata__vm_op *d = kata__vm_op_data(op);
 	struct kata__qemu_takeover *s = calloc(1, sizeof(*s));
 	struct kata__process_identity id;
+	int rc;
 
 	if (!s)
 		return kata__fail_no_memory(err);
 	s->pidfd = -1;
 	d->scratch = s;
 	kata__vm_get_process(d->vm, &id);
-	return kata__process_open(&id, &s->pidfd, err);
+	rc = kata__process_open(&id, &s->pidfd, err);
+	if (rc < 0)
+		return rc;
+	rc = check_process(d->vm, id.pid, err);
+	if (rc < 0)
+		kata__close_fd(&s->pidfd);
+	return rc;
 }
 
 static int undo_open_process(kata_op *op, kata_error **err)
