@@ -216,9 +216,9 @@ static int step_watched(kata_op *op, kata_error **err)
 		 .cancel = kata__qemu_cancel_await_migration},                                                         \
 		{.name = "query-migrate", .run = kata__qemu_check_migration},                                          \
 		{.name = "plug-pending", .run = step_plug_pending}, {.name = "cont", .run = step_cont},                \
-		{.name = "prepare", .run = kata__vm_step_prepare}, {.name = "stop", .run = step_stop},                 \
+		{.name = "prepare", .run = kata__vm_step_prepare},                                                     \
 	{                                                                                                              \
-		.name = "forget", .run = kata__restore_step_forget, .flags = KATA__STEP_BLOCKING                       \
+		.name = "stop", .run = step_stop                                                                       \
 	}
 
 static const struct kata__step steps[] = {
@@ -257,7 +257,9 @@ static const struct kata__step steps[] = {
 	{.name = "getfd", .run = step_getfd},
 	{.name = "commit", .run = kata__qemu_start_commit},
 	LOAD_STEPS,
+	{.name = "forget", .run = kata__restore_step_forget, .flags = KATA__STEP_BLOCKING},
 };
+/* Of a machine without devices: no files were made that would have to be forgotten. */
 static const struct kata__step load_steps[] = {
 	{.name = "claim",
 	 .run = kata__qemu_start_claim,
@@ -267,7 +269,8 @@ static const struct kata__step load_steps[] = {
 	LOAD_STEPS,
 };
 #define CLAIM_STEPS 2
-#define WAITING_STEPS (kata__array_size(steps) - (kata__array_size(load_steps) - CLAIM_STEPS))
+#define FORGET_STEPS 1
+#define WAITING_STEPS (kata__array_size(steps) - (kata__array_size(load_steps) - CLAIM_STEPS) - FORGET_STEPS)
 
 const struct kata__op_table kata__qemu_start_restored = {
 	.name = "restore",
