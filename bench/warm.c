@@ -190,7 +190,7 @@ static int warm(struct bench *b, struct bench_value *values)
 }
 
 const struct bench_group bench_warm[] = {
-	{600,
+	{900,
 	 warm,
 	 {{.name = "cold_over_restore", .unit = "times", .higher_is_better = true, .figures = {{NULL, 10, 40}}},
 	  {.name = "cold_over_clone",
