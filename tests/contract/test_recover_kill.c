@@ -8,11 +8,13 @@
  */
 #include <criterion/criterion.h>
 #include <kata/fail_point.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -88,13 +90,23 @@ static void manager(struct scene *sc)
 	MUST(&a, kata_vm_snapshot(vm, saved, NULL, NULL, NULL, &err));
 }
 
+static void end_process(pid_t pid)
+{
+	struct pollfd p = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
+
+	cr_assert_geq(p.fd, 0);
+	cr_assert_eq(kill(pid, SIGKILL), 0);
+	cr_assert_eq(poll(&p, 1, 10000), 1, "process %d does not end", (int)pid);
+	close(p.fd);
+}
+
 static void make_scene(struct scene *sc)
 {
 	char *place = fixture_path(&sc->f, "saved");
 
 	cr_assert_eq(mkdir(place, 0700), 0);
 	scene_assert_killed(sc, scene_run(sc, manager), "the manager");
-	cr_assert_eq(kill((pid_t)sc->board->number, SIGKILL), 0);
+	end_process((pid_t)sc->board->number);
 	free(place);
 }
 
