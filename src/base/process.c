@@ -346,7 +346,10 @@ int kata__process_open(const struct kata__process_identity *id, int *ret_pidfd, 
 			       ? kata__fail(err, KATA_E_GONE, HOST, "there is no process %ld any more", (long)id->pid)
 			       : kata__fail_errno(err, errno, "pidfd_open(%ld)", (long)id->pid);
 	/* The pidfd pins the process: if the start time read now is right, the pidfd is the recorded process. */
-	if (read_stat(id->pid, &start, &state) < 0 || state == 'Z' || state == 'X')
+	rc = read_stat(id->pid, &start, &state);
+	if (rc < 0 && rc != -ENOENT && rc != -ESRCH)
+		return kata__fail_errno(err, -rc, "cannot look at process %ld", (long)id->pid);
+	if (rc < 0 || state == 'Z' || state == 'X')
 		return kata__fail(err, KATA_E_GONE, HOST, "process %ld has ended", (long)id->pid);
 	if (start != id->start_time)
 		return kata__fail(err, KATA_E_IDENTITY, HOST,
@@ -359,11 +362,11 @@ int kata__process_open(const struct kata__process_identity *id, int *ret_pidfd, 
 bool kata__process_is_alive(const struct kata__process_identity *id)
 {
 	int fd;
+	int rc = kata__process_open(id, &fd, NULL);
 
-	if (kata__process_open(id, &fd, NULL) != 0)
-		return false;
-	close(fd);
-	return true;
+	if (rc == 0)
+		close(fd);
+	return rc != KATA_E_GONE && rc != KATA_E_IDENTITY;
 }
 
 static bool is_file(int proc_fd, const char *name, dev_t dev, ino_t ino)
@@ -373,7 +376,7 @@ static bool is_file(int proc_fd, const char *name, dev_t dev, ino_t ino)
 	return fstatat(proc_fd, name, &st, 0) == 0 && st.st_dev == dev && st.st_ino == ino;
 }
 
-bool kata__process_has_open(pid_t pid, dev_t dev, ino_t ino)
+int kata__process_has_open(pid_t pid, dev_t dev, ino_t ino)
 {
 	char path[32];
 	struct dirent *e;
@@ -382,10 +385,11 @@ bool kata__process_has_open(pid_t pid, dev_t dev, ino_t ino)
 
 	snprintf(path, sizeof(path), "/proc/%ld/fd", (long)pid);
 	dir = opendir(path);
-	while (dir && !has && (e = readdir(dir)))
+	if (!dir)
+		return errno == ENOENT || errno == ESRCH ? 0 : -errno;
+	while (!has && (e = readdir(dir)))
 		has = e->d_name[0] != '.' && is_file(dirfd(dir), e->d_name, dev, ino);
-	if (dir)
-		closedir(dir);
+	closedir(dir);
 	return has;
 }
 

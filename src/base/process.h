@@ -53,10 +53,12 @@ struct kata__process_identity {
 int kata__process_identity_of(pid_t pid, struct kata__process_identity *ret, kata_error **err);
 /* Opens a pidfd and verifies the identity through it. GONE: no such process or other boot. IDENTITY: recycled pid. */
 int kata__process_open(const struct kata__process_identity *id, int *ret_pidfd, kata_error **err);
-/* True where the identity still names a living (not zombie) process. */
+/* False only where the identity certainly names no living (not zombie) process: also true where that cannot be told
+ * (no fd, no memory), for who takes a living one for dead does harm. */
 bool kata__process_is_alive(const struct kata__process_identity *id);
-/* It has this very file open, under whatever name. False also where that cannot be looked at. */
-bool kata__process_has_open(pid_t pid, dev_t dev, ino_t ino);
+/* 1: it has this very file open, under whatever name. 0: not, or there is no such process. -errno: that cannot be
+ * looked at (-EACCES: another user's). */
+int kata__process_has_open(pid_t pid, dev_t dev, ino_t ino);
 /* It is on its way out: it may have closed its files already. */
 bool kata__process_is_ending(pid_t pid);
 int kata__process_signal(int pidfd, int sig); /* 0 or -errno; -ESRCH when it has ended */

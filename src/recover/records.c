@@ -23,11 +23,12 @@
 
 /* ---- reading ---- */
 
-static void note_unreadable(struct kata__recovery *r, const char *id, const kata_error *error)
+static int note_unreadable(struct kata__recovery *r, const char *id, const kata_error *error, kata_error **err)
 {
 	if (!r->unreadable)
 		r->unreadable =
 			kata__format("record%s%s: %s", id ? " " : "s", id ? id : "", kata_error_get_message(error));
+	return r->unreadable ? 0 : kata__fail_no_memory(err);
 }
 
 static int compare_uuids(const void *a, const void *b)
@@ -36,36 +37,41 @@ static int compare_uuids(const void *a, const void *b)
 }
 
 /* One by one: a record that is damaged hides no other. */
-static void read_one(struct kata__recovery *r, const char *id)
+static int read_one(struct kata__recovery *r, const char *id, kata_error **err)
 {
 	kata_sandbox_info *info = &r->infos[r->info_count];
 	kata_error *error = NULL;
+	int rc = 0;
 
 	info->size = sizeof(*info);
 	if (kata_persistence_get_info(r->p, id, info, &error) == 0)
 		r->info_count++;
 	else if (kata_error_get_status(error) != KATA_E_NOT_FOUND)
-		note_unreadable(r, id, error);
+		rc = note_unreadable(r, id, error, err);
 	kata_error_free(error);
+	return rc;
 }
 
 int kata__recover_read_records(struct kata__recovery *r, kata_error **err)
 {
 	kata_error *error = NULL;
 	char **ids = NULL;
+	int rc = 0;
 
 	if (!r->p)
 		return 0;
 	if (kata_persistence_list_sandboxes(r->p, &ids, &error) < 0)
-		note_unreadable(r, NULL, error);
+		rc = note_unreadable(r, NULL, error, err);
 	r->store_failed = error != NULL;
 	kata_error_free(error);
 	r->infos = calloc(kata__strv_length((const char *const *)ids) + 1, sizeof(*r->infos));
-	for (char **id = ids; r->infos && id && *id; id++)
-		read_one(r, *id);
+	if (rc == 0 && !r->infos)
+		rc = kata__fail_no_memory(err);
+	for (char **id = ids; rc == 0 && id && *id; id++)
+		rc = read_one(r, *id, err);
 	kata_string_list_free(ids);
-	if (!r->infos)
-		return kata__fail_no_memory(err);
+	if (rc < 0)
+		return rc;
 	qsort(r->infos, r->info_count, sizeof(*r->infos), compare_uuids);
 	return 0;
 }

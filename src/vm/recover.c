@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* See recover.h. What lies in the directory is ours, but may be cut: everything is parsed strictly, and what cannot be
- * read counts as absent. */
+/* See recover.h. What lies in the directory is ours, but may be cut: everything is parsed strictly. What is cut counts
+ * as absent; what could not be read for another reason is an error, for it says nothing about the machine. */
 #include "vm/recover.h"
 
 #include <dirent.h>
@@ -85,35 +85,52 @@ static bool may_get_owner(const struct kata__leftover *l)
 	return !exists(l, "owner.json") && access(l->dir, F_OK) == 0;
 }
 
-static void read_owner(struct kata__leftover *l, uint64_t patience_ns)
+/* What was cut while it was written says as little as what is not there. Anything else (no fd, no memory, written by a
+ * newer library) says nothing about the machine, and then nothing is done to it. */
+static bool says_nothing(int rc)
+{
+	return rc == KATA_E_NOT_FOUND || rc == KATA_E_CORRUPT;
+}
+
+static int forward(int rc, kata_error **err, kata_error *take_error)
+{
+	if (rc < 0 && !says_nothing(rc))
+		return kata__error_move(err, &take_error);
+	kata_error_free(take_error);
+	return 0;
+}
+
+static int read_owner(struct kata__leftover *l, uint64_t patience_ns, kata_error **err)
 {
 	struct wait w = {.fd = -1};
-	int rc = kata__owner_read(l->dir, &l->owner, NULL);
+	kata_error *error = NULL;
+	int rc = kata__owner_read(l->dir, &l->owner, &error);
 
 	if (rc < 0 && patience_ns && may_get_owner(l)) {
 		w = begin_wait(patience_ns);
 		watch_for_owner(l, &w);
-		do
-			rc = kata__owner_read(l->dir, &l->owner, NULL);
-		while (rc < 0 && may_get_owner(l) && await(&w));
+		do {
+			kata_error_free(kata__take_ptr(error));
+			rc = kata__owner_read(l->dir, &l->owner, &error);
+		} while (rc < 0 && may_get_owner(l) && await(&w));
 		kata__close_fd(&w.fd);
 	}
-	if (rc < 0)
-		return;
-	l->has_owner = true;
-	l->owner_lives = kata__owner_is_alive(&l->owner);
+	l->has_owner = rc == 0;
+	l->owner_lives = rc == 0 && kata__owner_is_alive(&l->owner);
+	return forward(rc, err, error);
 }
 
-static void read_pooled(struct kata__leftover *l)
+static int read_pooled(struct kata__leftover *l, kata_error **err)
 {
-	struct kata__owner steward;
-	int rc = kata__owner_read_pooled(l->dir, &steward, NULL);
+	struct kata__owner steward = {0};
+	kata_error *error = NULL;
+	int rc = kata__owner_read_pooled(l->dir, &steward, &error);
 
-	l->pooled = rc != KATA_E_NOT_FOUND;
-	if (rc < 0)
-		return; /* cut while it was written: the factory has died in its making */
+	/* CORRUPT: it was cut while it was written, the factory has died in its making. */
+	l->pooled = rc == 0 || rc == KATA_E_CORRUPT;
 	l->steward_pid = steward.process.pid;
-	l->steward_lives = kata__owner_is_alive(&steward);
+	l->steward_lives = rc == 0 && kata__owner_is_alive(&steward);
+	return forward(rc, err, error);
 }
 
 /* ---- the journal */
@@ -146,17 +163,10 @@ static bool take_number(char **at, char end, uint64_t max, uint64_t *ret)
 }
 
 /* "PID START_TIME BOOT_ID\n", as its process wrote it. */
-static bool read_identity_in(const char *dir, struct kata__process_identity *ret)
+static bool parse_identity(char *at, struct kata__process_identity *ret)
 {
-	KATA_AUTO(free) char *path = kata__format("%s/vmm.pid", dir);
-	KATA_AUTO(free) char *text = NULL;
 	uint64_t pid, start_time;
-	size_t length = 0;
-	char *at;
 
-	if (!path || kata__read_file(path, PID_FILE_MAX, &text, &length, NULL) < 0)
-		return false;
-	at = text;
 	if (!take_number(&at, ' ', PID_MAX_VALUE, &pid) || !take_number(&at, ' ', UINT64_MAX, &start_time) ||
 	    strlen(at) != sizeof(ret->boot_id) || at[sizeof(ret->boot_id) - 1] != '\n')
 		return false;
@@ -166,16 +176,44 @@ static bool read_identity_in(const char *dir, struct kata__process_identity *ret
 	return true;
 }
 
-static bool read_identity(const struct kata__leftover *l, struct kata__process_identity *ret)
+static int read_identity_in(const char *dir, bool *ret_said, struct kata__process_identity *ret, kata_error **err)
 {
-	return read_identity_in(l->dir, ret);
+	KATA_AUTO(free) char *path = kata__format("%s/vmm.pid", dir);
+	KATA_AUTO(free) char *text = NULL;
+	kata_error *error = NULL;
+	int rc;
+
+	*ret_said = false;
+	if (!path)
+		return kata__fail_no_memory(err);
+	rc = kata__read_file(path, PID_FILE_MAX, &text, NULL, &error);
+	if (rc == 0)
+		*ret_said = parse_identity(text, ret);
+	return forward(rc, err, error);
+}
+
+static int read_identity(const struct kata__leftover *l, bool *ret_said, struct kata__process_identity *ret,
+			 kata_error **err)
+{
+	return read_identity_in(l->dir, ret_said, ret, err);
+}
+
+static bool has_said(const struct kata__leftover *l)
+{
+	struct kata__process_identity identity;
+	bool said;
+
+	return read_identity(l, &said, &identity, NULL) < 0 || said;
 }
 
 bool kata__leftover_names(const char *dir, pid_t pid)
 {
 	struct kata__process_identity said, now;
+	bool has;
 
-	return read_identity_in(dir, &said) && said.pid == pid && kata__process_identity_of(pid, &now, NULL) == 0 &&
+	if (read_identity_in(dir, &has, &said, NULL) < 0)
+		return true;
+	return has && said.pid == pid && kata__process_identity_of(pid, &now, NULL) == 0 &&
 	       said.start_time == now.start_time && strcmp(said.boot_id, now.boot_id) == 0;
 }
 
@@ -198,7 +236,7 @@ static bool await_child(const struct kata__leftover *l, uint64_t patience_ns)
 		return false;
 	w = begin_wait(patience_ns);
 	watch(&w, path, IN_MODIFY | IN_CLOSE_WRITE);
-	while ((held = is_held(fd)) && !read_identity(l, &(struct kata__process_identity){0}) && await(&w))
+	while ((held = is_held(fd)) && !has_said(l) && await(&w))
 		;
 	kata__close_fd(&w.fd);
 	return held && is_held(fd); /* a close is told a moment before it unlocks */
@@ -216,43 +254,67 @@ static bool has_ended(int pidfd, uint64_t patience_ns)
 }
 
 /* The pidfd says that it lives and started when it should have; whether it is of this directory, its files say. */
-static bool is_of(const struct stat *log, pid_t pid)
+static int is_of(const struct stat *log, pid_t pid)
 {
-	return pid != getpid() && kata__process_has_open(pid, log->st_dev, log->st_ino);
+	return pid == getpid() ? 0 : kata__process_has_open(pid, log->st_dev, log->st_ino);
 }
 
-/* Some process of the host has it open: then vmm.pid was changed by hand, and this is the VMM. */
-static bool has_another(const struct stat *log)
+/* Some process of the host has it open: then vmm.pid was changed by hand, and this is the VMM. Another user's is none.
+ */
+static int has_another(const struct stat *log)
 {
 	DIR *proc = opendir("/proc");
 	struct dirent *e;
-	bool found = !proc;
+	int found = proc ? 0 : -errno;
 
-	while (proc && !found && (e = readdir(proc)))
-		found = e->d_name[0] >= '1' && e->d_name[0] <= '9' && is_of(log, (pid_t)atol(e->d_name));
+	while (proc && (found == 0 || found == -EACCES) && (e = readdir(proc)))
+		found = e->d_name[0] >= '1' && e->d_name[0] <= '9' ? is_of(log, (pid_t)atol(e->d_name)) : 0;
 	if (proc)
 		closedir(proc);
-	return found;
+	return found == -EACCES ? 0 : found;
 }
 
-static void judge_vmm(struct kata__leftover *l, pid_t pid, int *pidfd, uint64_t patience_ns)
+enum who { NOBODY, THE_VMM, ENDING, A_STRANGER };
+
+/* Of a process that the pid file names and that lives. Negative: it cannot be told. */
+static int who_is(const struct kata__leftover *l, pid_t pid, int pidfd, uint64_t patience_ns, kata_error **err)
 {
 	KATA_AUTO(free) char *path = path_in(l, "vmm.log");
 	struct stat log = {0};
-	bool has_log = path && lstat(path, &log) == 0;
-	bool ours = has_log && is_of(&log, pid), ending = !ours && kata__process_is_ending(pid);
+	int rc;
 
-	if ((ending && has_ended(*pidfd, patience_ns)) || (!ours && !ending && has_log && !has_another(&log)))
-		return;
+	if (!path)
+		return kata__fail_no_memory(err);
+	if (lstat(path, &log) < 0)
+		return errno == ENOENT ? A_STRANGER : kata__fail_errno(err, errno, "cannot look at %s", path);
+	rc = is_of(&log, pid);
+	if (rc == 0 && kata__process_is_ending(pid))
+		return has_ended(pidfd, patience_ns) ? NOBODY : ENDING;
+	if (rc == 1)
+		return THE_VMM;
+	if (rc == 0 || rc == -EACCES)
+		rc = has_another(&log);
+	if (rc < 0)
+		return kata__fail_errno(err, -rc, "cannot look who has %s open", path);
+	return rc ? A_STRANGER : NOBODY;
+}
+
+static int judge_vmm(struct kata__leftover *l, pid_t pid, int *pidfd, uint64_t patience_ns, kata_error **err)
+{
+	int who = who_is(l, pid, *pidfd, patience_ns, err);
+
+	if (who <= NOBODY)
+		return who;
 	l->vmm_pid = pid;
-	if (ending)
+	if (who == ENDING)
 		l->ending = true;
-	else if (!ours)
+	else if (who == A_STRANGER)
 		l->stranger = true;
 	else if (l->has_owner)
 		l->vmm_pidfd = kata__take_fd(pidfd);
 	else
 		l->doubtful = true;
+	return 0;
 }
 
 static bool is_of_old_boot(const struct kata__process_identity *id)
@@ -262,21 +324,32 @@ static bool is_of_old_boot(const struct kata__process_identity *id)
 	return id->boot_id[0] && kata__boot_id(boot_id, NULL) == 0 && strcmp(boot_id, id->boot_id) != 0;
 }
 
-static void find_vmm(struct kata__leftover *l, uint64_t patience_ns)
+static int find_vmm(struct kata__leftover *l, uint64_t patience_ns, kata_error **err)
 {
 	struct kata__process_identity identity = {0};
 	KATA_AUTO_FD int pidfd = -1;
-	bool said = read_identity(l, &identity);
+	kata_error *error = NULL;
+	bool said = false;
+	int rc = read_identity(l, &said, &identity, err);
 
-	if (!said && patience_ns) {
+	if (rc == 0 && !said && patience_ns) {
 		l->becoming = await_child(l, patience_ns);
-		said = read_identity(l, &identity);
+		rc = read_identity(l, &said, &identity, err);
 	}
+	if (rc < 0)
+		return rc;
 	if (said)
 		l->becoming = false;
 	l->old_boot = is_of_old_boot(said ? &identity : &l->owner.process);
-	if (said && kata__process_open(&identity, &pidfd, NULL) == 0)
-		judge_vmm(l, identity.pid, &pidfd, patience_ns);
+	if (!said)
+		return 0;
+	rc = kata__process_open(&identity, &pidfd, &error);
+	if (rc == 0)
+		return judge_vmm(l, identity.pid, &pidfd, patience_ns, err);
+	if (rc != KATA_E_GONE && rc != KATA_E_IDENTITY)
+		return kata__error_move(err, &error);
+	kata_error_free(error);
+	return 0;
 }
 
 /* ---- the record */
@@ -292,16 +365,27 @@ uint64_t kata__vm_record_epoch(const char *json, size_t length)
 	return epoch;
 }
 
-static void read_released(struct kata__leftover *l)
+/* It is written whole: one that cannot be read was spoilt by somebody, and is nobody's leave to end the machine. */
+static int read_released(struct kata__leftover *l, kata_error **err)
 {
 	KATA_AUTO(free) char *path = path_in(l, "released.json");
 	KATA_AUTO(free) char *text = NULL;
+	kata_error *error = NULL;
 	size_t length = 0;
+	int rc;
 
-	if (!path || kata__read_file(path, KATA__JSON_RECORD_MAX, &text, &length, NULL) < 0)
-		return;
+	if (!path)
+		return kata__fail_no_memory(err);
+	rc = kata__read_file(path, KATA__JSON_RECORD_MAX, &text, &length, &error);
+	if (rc == KATA_E_NOT_FOUND) {
+		kata_error_free(error);
+		return 0;
+	}
+	if (rc < 0)
+		return kata__error_move(err, &error);
 	l->released_epoch = kata__vm_record_epoch(text, length);
 	l->released = l->released_epoch > 0;
+	return l->released ? 0 : kata__fail(err, KATA_E_CORRUPT, HOST, "%s cannot be read", path);
 }
 
 /* ---- open, close */
@@ -319,6 +403,15 @@ static int lock_dir(struct kata__leftover *l, kata_error **err)
 	return 0;
 }
 
+static int read_rest(struct kata__leftover *l, uint64_t patience_ns, kata_error **err)
+{
+	int rc = find_vmm(l, patience_ns, err);
+
+	kata__journal_read(l->dir, on_step, &l->interrupted, NULL);
+	/* Without a VMM there is nothing to attach to. */
+	return rc < 0 || l->vmm_pidfd < 0 ? rc : read_released(l, err);
+}
+
 int kata__leftover_open(const char *state_dir, const char *id, uint64_t patience_ns, struct kata__leftover *ret,
 			kata_error **err)
 {
@@ -328,19 +421,17 @@ int kata__leftover_open(const char *state_dir, const char *id, uint64_t patience
 	snprintf(l.id, sizeof(l.id), "%s", id);
 	l.dir = kata__format("%s/vm/%s", state_dir, id);
 	rc = l.dir ? lock_dir(&l, err) : kata__fail_no_memory(err);
-	if (rc == 0) {
-		read_owner(&l, patience_ns);
-		rc = access(l.dir, F_OK) == 0 ? 0 : kata__fail(err, KATA_E_NOT_FOUND, HOST, "%s is gone", l.dir);
-	}
+	if (rc == 0)
+		rc = read_owner(&l, patience_ns, err);
+	if (rc == 0 && access(l.dir, F_OK) < 0)
+		rc = kata__fail(err, KATA_E_NOT_FOUND, HOST, "%s is gone", l.dir);
+	if (rc == 0)
+		rc = read_pooled(&l, err);
+	if (rc == 0 && !l.owner_lives)
+		rc = read_rest(&l, patience_ns, err);
 	if (rc < 0) {
 		kata__leftover_close(&l);
 		return rc;
-	}
-	read_pooled(&l);
-	if (!l.owner_lives) {
-		kata__journal_read(l.dir, on_step, &l.interrupted, NULL);
-		read_released(&l);
-		find_vmm(&l, patience_ns);
 	}
 	*ret = l;
 	return 0;
