@@ -106,13 +106,13 @@ static int read_owner(struct kata__leftover *l, uint64_t patience_ns, kata_error
 	kata_error *error = NULL;
 	int rc = kata__owner_read(l->dir, &l->owner, &error);
 
-	if (rc < 0 && patience_ns && may_get_owner(l)) {
+	if (says_nothing(rc) && patience_ns && may_get_owner(l)) {
 		w = begin_wait(patience_ns);
 		watch_for_owner(l, &w);
 		do {
 			kata_error_free(kata__take_ptr(error));
 			rc = kata__owner_read(l->dir, &l->owner, &error);
-		} while (rc < 0 && may_get_owner(l) && await(&w));
+		} while (says_nothing(rc) && may_get_owner(l) && await(&w));
 		kata__close_fd(&w.fd);
 	}
 	l->has_owner = rc == 0;

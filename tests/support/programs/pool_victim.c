@@ -29,7 +29,11 @@ static void must(int rc, kata_error *err, const char *what)
 	exit(1);
 }
 
-#define MUST(call) must((call), err, #call)
+#define MUST(call)                                                                                                     \
+	do {                                                                                                           \
+		int rc_ = (call);                                                                                      \
+		must(rc_, err, #call);                                                                                 \
+	} while (0)
 
 /* And makes what is made once: what the VMM can do is asked. */
 static void print_steps(kata_vm_builder *builder)

@@ -41,7 +41,11 @@ static void must(int rc, kata_error *err, const char *what)
 	exit(1);
 }
 
-#define MUST(call) must((call), err, #call)
+#define MUST(call)                                                                                                     \
+	do {                                                                                                           \
+		int rc_ = (call);                                                                                      \
+		must(rc_, err, #call);                                                                                 \
+	} while (0)
 
 /* STATE_DIR is a directory in that of the test. */
 static char *in_state_parent(const char *state_dir, const char *name)
