@@ -8,6 +8,7 @@
  */
 #include "vm/qemu/machine.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,6 +75,7 @@ static int check_process(const kata_vm *vm, pid_t pid, kata_error **err)
 {
 	KATA_AUTO(free) char *path = kata__format("%s/vmm.log", vm->dir);
 	struct stat log;
+	int has;
 
 	if (!path)
 		return kata__fail_no_memory(err);
@@ -81,8 +83,11 @@ static int check_process(const kata_vm *vm, pid_t pid, kata_error **err)
 		return kata__fail(err, KATA_E_IDENTITY, CALLER,
 				  "record.process.pid: nothing shows that process %d is this machine: there is no '%s'",
 				  (int)pid, path);
-	if (pid != getpid() && kata__process_has_open(pid, log.st_dev, log.st_ino))
+	has = pid == getpid() ? 0 : kata__process_has_open(pid, log.st_dev, log.st_ino);
+	if (has == 1)
 		return 0;
+	if (has < 0 && has != -EACCES)
+		return kata__fail_errno(err, -has, "cannot look who has '%s' open", path);
 	if (kata__process_is_ending(pid))
 		return kata__fail(err, KATA_E_GONE, VMM, "the VMM, process %d, has ended", (int)pid);
 	return kata__fail(err, KATA_E_IDENTITY, CALLER,
