@@ -189,8 +189,7 @@ static char *look_inside(struct world *w, kata_agent *agent, const char *disk_ad
 		 process, mounts);
 	TELL(w, agent, .method = KATA_AGENT_CREATE_SANDBOX, .sandbox_id = "look");
 	TELL(w, agent, .method = KATA_AGENT_CREATE_CONTAINER, .container_id = "look", .exec_id = "look", .json = spec,
-	     .json_length = strlen(spec),
-	     .storages = &root, .storage_count = 1);
+	     .json_length = strlen(spec), .storages = &root, .storage_count = 1);
 	TELL(w, agent, .method = KATA_AGENT_START_CONTAINER, .container_id = "look");
 	return read_output(w, agent);
 }

@@ -14,10 +14,11 @@
 
 #include <kata/export.h>
 
-static atomic_long countdown = -1;                         /* allocations until one fails; negative: none does */
-static atomic_bool sticky __attribute__((unused)) = false; /* all that follow fail, too */
-static atomic_bool hit;                                    /* one failed */
-static atomic_long live;                                   /* pieces allocated and not freed */
+#define MAY_BE_UNUSED __attribute__((unused))
+MAY_BE_UNUSED static atomic_long countdown = -1; /* allocations until one fails; negative: none does */
+MAY_BE_UNUSED static atomic_bool sticky = false; /* all that follow fail, too */
+MAY_BE_UNUSED static atomic_bool hit;            /* one failed */
+MAY_BE_UNUSED static atomic_long live;           /* pieces allocated and not freed */
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define CAN_FAIL 0

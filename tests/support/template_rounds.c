@@ -15,7 +15,7 @@
 #define WARM_UP 4u                /* rounds: caches, workers and the arenas of malloc have their size after them */
 #define RSS_GROWTH_MAX (2l << 20) /* over all rounds; one page a round would be as much after 500 */
 
-#define SETTLE_PAUSES 400         /* of 5 ms */
+#define SETTLE_PAUSES 400 /* of 5 ms */
 
 struct held {
 	long live, rss, mounts;
