@@ -161,7 +161,8 @@ static char *read_output(struct world *w, kata_agent *agent)
 
 		got = reply->data_length;
 		cr_assert_lt(length + got, 4096u);
-		memcpy(text + length, reply->data, got);
+		if (got)
+			memcpy(text + length, reply->data, got);
 		length += got;
 		kata_op_unref(op);
 	} while (got);
