@@ -56,7 +56,7 @@ int kata__unix_listen(const char *dir, const char *name, int *ret_fd, kata_error
 	 */
 	if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
 		return kata__fail_errno(err, errno, "cannot bind '%s'", path);
-	if (listen(fd, 4) < 0) {
+	if (listen(fd, SOMAXCONN) < 0) {
 		rc = kata__fail_errno(err, errno, "cannot listen on '%s'", path);
 		unlink(path);
 		return rc;
