@@ -218,25 +218,6 @@ static int find(struct kata__recovery *r, kata_error **err)
 
 /* ---- undoing ---- */
 
-static void begin_undo(struct kata__recovery *r, struct kata__finding *f)
-{
-	struct undoing *u = calloc(1, sizeof(*u));
-	kata_error *error = NULL;
-
-	if (!u) {
-		kata__finding_say(f, KATA_RECOVER_FAILED, kata__strdup("out of memory"));
-		return;
-	}
-	if (look(r, f, 0, &u->leftover) != 0) {
-		free(u);
-		return;
-	}
-	f->data = u;
-	u->deadline_ns = kata__deadline_in_ms(REMOVE_MS);
-	if (kata__finding_is_undoable(f) && kata__leftover_kill(&u->leftover, &error) < 0)
-		kata__finding_say_error(f, KATA_RECOVER_FAILED, error);
-}
-
 static void free_undoing(void *data)
 {
 	struct undoing *u = data;
@@ -244,6 +225,38 @@ static void free_undoing(void *data)
 	if (u)
 		kata__leftover_close(&u->leftover);
 	free(u);
+}
+
+static void hold(struct kata__recovery *r, struct kata__finding *f)
+{
+	struct undoing *u = calloc(1, sizeof(*u));
+
+	if (!u)
+		kata__finding_say(f, KATA_RECOVER_FAILED, kata__strdup("out of memory"));
+	else if (look(r, f, 0, &u->leftover) != 0)
+		free(u);
+	else if (kata__finding_is_undoable(f))
+		f->data = u;
+	else
+		free_undoing(u);
+}
+
+/* One that is recorded meanwhile is let go of: `keep` locks it itself. */
+static void begin_undo(struct kata__recovery *r, struct kata__finding *f)
+{
+	struct undoing *u = f->data;
+	kata_error *error = NULL;
+
+	if (!u)
+		return;
+	judge(r, &u->leftover, f);
+	if (!kata__finding_is_undoable(f)) {
+		free_undoing(kata__take_ptr(f->data));
+		return;
+	}
+	u->deadline_ns = kata__deadline_in_ms(REMOVE_MS);
+	if (kata__leftover_kill(&u->leftover, &error) < 0)
+		kata__finding_say_error(f, KATA_RECOVER_FAILED, error);
 }
 
 static int undo(struct kata__recovery *r, struct kata__finding *f, kata_error **err)
@@ -281,5 +294,10 @@ static int keep(struct kata__recovery *r, struct kata__finding *f, kata_error **
 	return rc;
 }
 
-const struct kata__kind kata__recover_vm = {
-	.name = "vm", .find = find, .begin_undo = begin_undo, .undo = undo, .keep = keep, .free = free_undoing};
+const struct kata__kind kata__recover_vm = {.name = "vm",
+					    .find = find,
+					    .hold = hold,
+					    .begin_undo = begin_undo,
+					    .undo = undo,
+					    .keep = keep,
+					    .free = free_undoing};

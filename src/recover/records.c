@@ -60,9 +60,11 @@ int kata__recover_read_records(struct kata__recovery *r, kata_error **err)
 
 	if (!r->p)
 		return 0;
+	free(kata__take_ptr(r->infos));
+	r->info_count = 0;
 	if (kata_persistence_list_sandboxes(r->p, &ids, &error) < 0)
 		rc = note_unreadable(r, NULL, error, err);
-	r->store_failed = error != NULL;
+	r->store_failed = r->store_failed || error;
 	kata_error_free(error);
 	r->infos = calloc(kata__strv_length((const char *const *)ids) + 1, sizeof(*r->infos));
 	if (rc == 0 && !r->infos)

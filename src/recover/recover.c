@@ -65,11 +65,36 @@ static void finish(struct kata__recovery *r, struct kata__finding *f)
 		f->kind->free(kata__take_ptr(f->data));
 }
 
+/* Locks what is to be undone, and sees to it that the records are newer than those locks where that matters. */
+static int hold_batch(struct kata__recovery *r, size_t from, size_t to, kata_error **err)
+{
+	bool orphans = false;
+
+	for (size_t i = from; i < to; i++) {
+		struct kata__finding *f = &r->findings[i];
+
+		if (!kata__finding_is_undoable(f) || !f->kind->hold)
+			continue;
+		f->kind->hold(r, f);
+		orphans = orphans || f->verdict == KATA_RECOVER_ORPHAN;
+	}
+	return orphans ? kata__recover_read_records(r, err) : 0;
+}
+
 static void apply_batch(struct kata__recovery *r, size_t from, size_t to)
 {
-	for (size_t i = from; i < to; i++)
-		if (kata__finding_is_undoable(&r->findings[i]) && r->findings[i].kind->begin_undo)
-			r->findings[i].kind->begin_undo(r, &r->findings[i]);
+	kata_error *error = NULL;
+	int rc = hold_batch(r, from, to, &error);
+
+	for (size_t i = from; i < to; i++) {
+		struct kata__finding *f = &r->findings[i];
+
+		if (kata__finding_is_undoable(f) && rc < 0)
+			kata__finding_say(f, KATA_RECOVER_FAILED, kata__strdup(kata_error_get_message(error)));
+		else if (kata__finding_is_undoable(f) && f->kind->begin_undo)
+			f->kind->begin_undo(r, f);
+	}
+	kata_error_free(error);
 	for (size_t i = from; i < to; i++)
 		finish(r, &r->findings[i]);
 }

@@ -4,7 +4,8 @@
 /*
  * The inside of kata_recover: one table of kinds (kinds.c), each with how its things are found and undone.
  *
- *   records are read --> find, of each kind --> (with APPLY) begin_undo and undo, of each kind, 64 things at a time
+ *   records are read --> find, of each kind --> (with APPLY) hold, begin_undo and undo, of each kind, 64 things at a
+ *   time
  *
  * Invariants: 1. find changes nothing. 2. undo looks again at what it undoes, with that locked or in one transaction:
  * what has changed since is judged anew, or left. 3. undo done twice, or after half of it was done, ends the same. 4.
@@ -49,7 +50,10 @@ struct kata__kind {
 	const char *name;
 	/* Adds a finding for each thing, judged. Fails only where nothing can be said at all. */
 	int (*find)(struct kata__recovery *r, kata_error **err);
-	/* may: begins what takes long, of many before the first is waited for. May judge it anew. */
+	/* may: locks it and looks again. Where one of a batch is an orphan then, the records are read again: whoever
+	 * might have stored one is dead, or kept away by the lock. */
+	void (*hold)(struct kata__recovery *r, struct kata__finding *f);
+	/* may: judges it anew and begins what takes long, of many before the first is waited for. */
 	void (*begin_undo)(struct kata__recovery *r, struct kata__finding *f);
 	/* NULL: none of its things is ever undone. */
 	int (*undo)(struct kata__recovery *r, struct kata__finding *f, kata_error **err);
@@ -79,7 +83,7 @@ const struct kata__finding *kata__finding_of_machine(const struct kata__recovery
 void kata__findings_free(struct kata__finding *findings, size_t count);
 
 /* records.c */
-int kata__recover_read_records(struct kata__recovery *r, kata_error **err);
+int kata__recover_read_records(struct kata__recovery *r, kata_error **err); /* again, too */
 /* NULL: none. */
 const kata_sandbox_info *kata__recover_record_of(const struct kata__recovery *r, const char *vm_uuid);
 /* The epoch in the VM's record; 0 when it has none that can be read. */

@@ -221,6 +221,28 @@ void kata__sandbox_give_up(kata_sandbox *s)
 			  s->id);
 }
 
+/*
+ * With the epoch raised nobody of an older one can store any more. Who owned it until then may have stored once more
+ * between the load and that, and died: then that is the record, and `*record` is replaced by it.
+ */
+static int read_again(kata_persistence *p, struct kata_record **record, kata_error **err)
+{
+	kata_sandbox_info info = {.size = sizeof(info)};
+	uint64_t epoch = (*record)->epoch;
+	struct kata_record *newer = NULL;
+	int rc = kata_persistence_get_info(p, (*record)->id, &info, err);
+
+	if (rc < 0 || info.generation == (*record)->generation)
+		return rc;
+	rc = kata__persistence_load(p, (*record)->id, &newer, err);
+	if (rc < 0)
+		return rc;
+	newer->epoch = epoch;
+	kata__record_free(*record);
+	*record = newer;
+	return check_owner(p, newer, err);
+}
+
 static int obtain(kata_persistence *p, struct kata_record *take_record, kata_vm_builder *vm_builder,
 		  kata_agent_builder *agent_builder, const kata_op_options *options, kata_sandbox **ret,
 		  kata_error **err)
@@ -236,7 +258,11 @@ static int obtain(kata_persistence *p, struct kata_record *take_record, kata_vm_
 		kata__record_free(take_record);
 		return rc;
 	}
-	rc = kata__sandbox_rebuild(p->ctx, take_record, epoch + 1, vm_builder, agent_builder, options, &s, err);
+	rc = read_again(p, &take_record, err);
+	if (rc < 0)
+		kata__record_free(take_record);
+	else
+		rc = kata__sandbox_rebuild(p->ctx, take_record, epoch + 1, vm_builder, agent_builder, options, &s, err);
 	if (rc == 0) {
 		rc = kata_persistence_store_sandbox(p, s, err);
 		if (rc < 0) { /* it goes back to nobody */

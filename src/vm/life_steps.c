@@ -10,8 +10,10 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -116,9 +118,21 @@ static int remove_dir(kata_vm *vm, kata_error **err)
 	return rc;
 }
 
+/* Locked as by one who takes it over, until it says whose it is: a recovery that comes by finds somebody at it. One
+ * that was there first waits for what it says. */
+static int lock_dir(const kata_vm *vm)
+{
+	int fd = open(vm->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+
+	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0)
+		kata__close_fd(&fd);
+	return fd;
+}
+
 int kata__vm_step_make_dir(kata_op *op, kata_error **err)
 {
 	kata_vm *vm = kata__vm_op_data(op)->vm;
+	KATA_AUTO_FD int lock = -1;
 	int rc;
 
 	if (!vm->dir)
@@ -126,6 +140,7 @@ int kata__vm_step_make_dir(kata_op *op, kata_error **err)
 	rc = make_dir(vm, err);
 	if (rc < 0)
 		return rc;
+	lock = lock_dir(vm);
 	set_owns_dir(vm, true);
 	rc = write_owner(vm, true, epoch_of(vm), err);
 	if (rc < 0)

@@ -80,9 +80,10 @@ static void watch_for_owner(const struct kata__leftover *l, const struct wait *w
 	watch(w, above, IN_DELETE | IN_MOVED_FROM);
 }
 
-static bool may_get_owner(const struct kata__leftover *l)
+/* True: it is there now, or may be after a while. */
+static bool may_get_owner(const struct kata__leftover *l, const struct wait *w)
 {
-	return !exists(l, "owner.json") && access(l->dir, F_OK) == 0;
+	return exists(l, "owner.json") || (access(l->dir, F_OK) == 0 && await(w));
 }
 
 /* What was cut while it was written says as little as what is not there. Anything else (no fd, no memory, written by a
@@ -106,13 +107,13 @@ static int read_owner(struct kata__leftover *l, uint64_t patience_ns, kata_error
 	kata_error *error = NULL;
 	int rc = kata__owner_read(l->dir, &l->owner, &error);
 
-	if (says_nothing(rc) && patience_ns && may_get_owner(l)) {
+	if (rc == KATA_E_NOT_FOUND && patience_ns) {
 		w = begin_wait(patience_ns);
 		watch_for_owner(l, &w);
 		do {
 			kata_error_free(kata__take_ptr(error));
 			rc = kata__owner_read(l->dir, &l->owner, &error);
-		} while (says_nothing(rc) && may_get_owner(l) && await(&w));
+		} while (rc == KATA_E_NOT_FOUND && may_get_owner(l, &w));
 		kata__close_fd(&w.fd);
 	}
 	l->has_owner = rc == 0;
