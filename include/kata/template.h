@@ -86,8 +86,9 @@ KATA_API int kata_vm_builder_new_template(kata_context *context, kata_vm_builder
  * Makes the template for this config (its id is not used) where there is none, a stale one, or one of another config;
  * nothing where it is there and valid. KATA_TEMPLATE_REFUSE_STALE does not hold here. One process makes it; another
  * that asks meanwhile waits and finds it made. Default deadline 120 s, longer where the VMM emulates the CPU; of it
- * each step has its own. A failure leaves what was there. Returns INVALID, PERMISSION (the directory is not ours
- * alone), IO (no space: how much), UNSUPPORTED (the VMM cannot save a machine), GONE, TIMEOUT.
+ * each step has its own. A failure leaves what was there (a deadline that passes while that is being removed, at the
+ * very end: the new one). Returns INVALID, PERMISSION (the directory is not ours alone), IO (no space: how much),
+ * UNSUPPORTED (the VMM cannot save a machine), GONE, TIMEOUT.
  */
 KATA_API int kata_template_make(kata_vm_builder *builder, const kata_vm_config *config, const kata_op_options *options,
 				kata_error **err);

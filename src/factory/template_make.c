@@ -43,6 +43,7 @@ struct find {
 	kata_vm *vm;
 	kata_agent *agent;
 	bool exchanged; /* the old template is at base_path */
+	bool retired;   /* it was, and goes: the new one stays */
 };
 
 static struct find *find_of(const kata_op *op)
@@ -359,6 +360,8 @@ static int undo_publish(kata_op *op, kata_error **err)
 {
 	struct find *f = find_of(op);
 
+	if (f->retired)
+		return KATA__STEP_DONE;
 	if (f->exchanged)
 		return exchange(f, err);
 	if (rename(f->new_path, f->base_path) == 0)
@@ -379,12 +382,13 @@ static int undo_load(kata_op *op, kata_error **err)
 	return KATA__STEP_DONE;
 }
 
-/* What cannot be removed goes with the next making. */
+/* What cannot be removed goes with the next making. There is no way back from here. */
 static int step_retire(kata_op *op, kata_error **err)
 {
 	struct find *f = find_of(op);
 	kata_error *error = NULL;
 
+	f->retired = f->exchanged;
 	if (f->exchanged && kata__remove_tree(f->base_path, &error) < 0)
 		kata__log(f->t->ctx, KATA_LOG_WARNING, "factory", "%s", kata_error_get_message(error));
 	kata_error_free(error);
@@ -444,7 +448,7 @@ static const struct kata__step steps[] = {
 	 .undo = undo_publish,
 	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING},
 	{.name = "load", .run = step_load, .undo = undo_load, .flags = KATA__STEP_BLOCKING},
-	{.name = "retire", .run = step_retire, .flags = KATA__STEP_BLOCKING},
+	{.name = "retire", .run = step_retire, .flags = KATA__STEP_BLOCKING | KATA__STEP_NO_CANCEL},
 };
 static const struct kata__op_table table = {
 	.name = "template",
