@@ -18,8 +18,13 @@
 
 #include "support/fixture.h"
 
+/* Where the records are. Those in memory are of one process: nobody else could take over from it. */
+enum kind { OWN_FILE, ATTACHED, DIRECTORY };
+
 struct scene {
 	struct fixture f;
+	enum kind kind;
+	sqlite3 *db; /* of the caller, where it is attached */
 	char *kernel, *binary, *disk;
 	kata_vm_builder *builder;
 	kata_persistence *p;
@@ -39,13 +44,30 @@ static kata_vm_builder *new_builder(struct scene *sc, kata_context *context)
 	return builder;
 }
 
-static kata_persistence *open_book(struct scene *sc, kata_context *context)
+static kata_persistence *attach_book(struct scene *sc, kata_context *context, const char *path)
 {
-	char *path = fixture_path(&sc->f, "book.db");
 	kata_persistence *p = NULL;
 	kata_error *err = NULL;
 
-	fixture_assert_ok(kata_persistence_new_sqlite(context, path, &p, &err), err);
+	cr_assert_eq(sqlite3_open(path, &sc->db), SQLITE_OK);
+	cr_assert_eq(sqlite3_busy_timeout(sc->db, 10000), SQLITE_OK);
+	fixture_assert_ok(kata_persistence_new_sqlite_attached(context, sc->db, NULL, &p, &err), err);
+	fixture_assert_ok(kata_persistence_create_schema(p, &err), err);
+	return p;
+}
+
+static kata_persistence *open_book(struct scene *sc, kata_context *context)
+{
+	char *path = fixture_path(&sc->f, "book");
+	kata_persistence *p = NULL;
+	kata_error *err = NULL;
+
+	if (sc->kind == ATTACHED)
+		p = attach_book(sc, context, path);
+	else if (sc->kind == DIRECTORY)
+		fixture_assert_ok(kata_persistence_new_file(context, path, &p, &err), err);
+	else
+		fixture_assert_ok(kata_persistence_new_sqlite(context, path, &p, &err), err);
 	free(path);
 	return p;
 }
@@ -90,6 +112,7 @@ static void disown(struct scene *sc)
 	kata_vm_unref(sc->vm);
 	kata_sandbox_unref(sc->s);
 	kata_persistence_free(sc->p);
+	cr_assert_eq(sqlite3_close(sc->db), SQLITE_OK);
 	kata_vm_builder_free(sc->builder);
 }
 
@@ -252,7 +275,7 @@ static uint64_t now_ms(void)
 	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
-Test(sandbox_fence, a_stuck_owner_is_named_and_holds_no_lock_and_a_dead_one_is_taken_over_at_once, .timeout = 120)
+static void outlive_an_owner(enum kind kind)
 {
 	char *ready = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	kata_sandbox_info info = {.size = sizeof(info)};
@@ -268,6 +291,7 @@ Test(sandbox_fence, a_stuck_owner_is_named_and_holds_no_lock_and_a_dead_one_is_t
 		"ThreadSanitizer sees no synchronisation in a child of its own fork and reports races that are none");
 #endif
 	scene_init(&sc);
+	sc.kind = kind;
 	owner = fork();
 	cr_assert_geq(owner, 0);
 	if (owner == 0)
@@ -303,4 +327,19 @@ Test(sandbox_fence, a_stuck_owner_is_named_and_holds_no_lock_and_a_dead_one_is_t
 	disown(&sc);
 	munmap(ready, 4096);
 	scene_deinit(&sc);
+}
+
+Test(sandbox_fence, a_stuck_owner_is_named_and_holds_no_lock_and_a_dead_one_is_taken_over_at_once, .timeout = 120)
+{
+	outlive_an_owner(OWN_FILE);
+}
+
+Test(sandbox_fence, the_same_on_a_handle_of_the_callers, .timeout = 120)
+{
+	outlive_an_owner(ATTACHED);
+}
+
+Test(sandbox_fence, the_same_in_a_directory, .timeout = 120)
+{
+	outlive_an_owner(DIRECTORY);
 }

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "base/fd.h"
 #include "unit/persist/persist_test.h"
@@ -62,6 +63,60 @@ PERSISTENCE_CONTRACT_MORE_CASES(CASE)
 PERSISTENCE_CONTRACT_CASES(CASE)
 PERSISTENCE_CONTRACT_MORE_CASES(CASE)
 #undef CASE
+
+/* The same words as SQLite's: unit/persist_transaction. */
+static void assert_holder_is_named(kata_persistence *p)
+{
+	struct record_wish wish = full_wish("pod");
+	kata_record *record;
+	kata_error *err = NULL;
+	char since[40];
+	time_t now;
+
+	wish.epoch = 5;
+	record = sample_record(&wish);
+	fixture_assert_ok(kata__persistence_store(p, record, &err), err);
+	record->epoch = 4;
+	fixture_assert_fails(kata__persistence_store(p, record, &err), KATA_E_FENCED, err);
+	kata__record_free(record);
+	assert_message_has(err, "sandbox 'pod' is held by pid 4242 (start time 123456) since 2");
+	now = time(NULL);
+	strftime(since, sizeof(since), "since %Y-%m-", gmtime(&now));
+	assert_message_has(err, since);
+	assert_message_has(err, "(epoch 5, this handle has 4)");
+	error_clear(&err);
+	fixture_assert_fails(kata__persistence_set_epoch(p, "pod", 4, 5, &err), KATA_E_FENCED, err);
+	assert_message_has(err, "is held by pid 4242");
+	error_clear(&err);
+	kata_persistence_free(p);
+}
+
+Test(persistence_in_memory, an_older_owner_is_told_who_holds_it_since_when)
+{
+	kata_persistence *p = NULL;
+	kata_error *err = NULL;
+	struct fixture f;
+
+	fixture_init(&f, true, 0);
+	fixture_assert_ok(kata_persistence_new_memory(f.context, &p, &err), err);
+	assert_holder_is_named(p);
+	fixture_deinit(&f);
+}
+
+Test(persistence_directory, an_older_owner_is_told_who_holds_it_since_when)
+{
+	kata_persistence *p = NULL;
+	kata_error *err = NULL;
+	struct fixture f;
+	char *path;
+
+	fixture_init(&f, true, 0);
+	path = fixture_path(&f, "records");
+	fixture_assert_ok(kata_persistence_new_file(f.context, path, &p, &err), err);
+	free(path);
+	assert_holder_is_named(p);
+	fixture_deinit(&f);
+}
 
 /* ---- the directory ---- */
 
