@@ -5,8 +5,8 @@
  * Each store writes the next generation in place of the one that this handle believes to be there. When something else
  * is there, what the handle stored was rolled back by the caller: DIVERGED, and kata_sandbox_reconcile (reconcile.c).
  *
- * Obtaining is fenced twice: by the row's epoch, raised by compare-and-set before the machine is touched, and by the
- * owner file of the machine itself. Whoever loses either puts back what he raised.
+ * Obtaining is fenced twice: by the owner file of the machine, and then by the row's epoch, raised by compare-and-set.
+ * Whoever loses either puts back what he raised.
  */
 #include "sandbox/stored.h"
 
@@ -192,6 +192,8 @@ int kata_persistence_release_sandbox(kata_persistence *persistence, kata_sandbox
 
 /* ---- obtain */
 
+#define OBTAIN_TRIES 3
+
 static int check_owner(kata_persistence *p, const struct kata_record *record, kata_error **err)
 {
 	struct kata__process_identity owner = {.pid = (pid_t)record->owner_pid, .start_time = record->owner_start_time};
@@ -221,58 +223,15 @@ void kata__sandbox_give_up(kata_sandbox *s)
 			  s->id);
 }
 
-/*
- * With the epoch raised nobody of an older one can store any more. Who owned it until then may have stored once more
- * between the load and that, and died: then that is the record, and `*record` is replaced by it.
- */
-static int read_again(kata_persistence *p, struct kata_record **record, kata_error **err)
+/* The row is raised by whoever has the machine, so that one who is refused there has disturbed nobody's store. */
+static int take_row(kata_persistence *p, kata_sandbox *s, uint64_t epoch, kata_error **err)
 {
-	kata_sandbox_info info = {.size = sizeof(info)};
-	uint64_t epoch = (*record)->epoch;
-	struct kata_record *newer = NULL;
-	int rc = kata_persistence_get_info(p, (*record)->id, &info, err);
+	int rc = kata__persistence_set_epoch(p, s->id, epoch, epoch + 1, err);
 
-	if (rc < 0 || info.generation == (*record)->generation)
-		return rc;
-	rc = kata__persistence_load(p, (*record)->id, &newer, err);
 	if (rc < 0)
 		return rc;
-	newer->epoch = epoch;
-	kata__record_free(*record);
-	*record = newer;
-	return check_owner(p, newer, err);
-}
-
-static int obtain(kata_persistence *p, struct kata_record *take_record, kata_vm_builder *vm_builder,
-		  kata_agent_builder *agent_builder, const kata_op_options *options, kata_sandbox **ret,
-		  kata_error **err)
-{
-	char id[KATA__ID_MAX + 1];
-	uint64_t epoch = take_record->epoch;
-	kata_sandbox *s = NULL;
-	int rc;
-
-	snprintf(id, sizeof(id), "%s", take_record->id);
-	rc = kata__persistence_set_epoch(p, id, epoch, epoch + 1, err);
-	if (rc < 0) {
-		kata__record_free(take_record);
-		return rc;
-	}
-	rc = read_again(p, &take_record, err);
-	if (rc < 0)
-		kata__record_free(take_record);
-	else
-		rc = kata__sandbox_rebuild(p->ctx, take_record, epoch + 1, vm_builder, agent_builder, options, &s, err);
-	if (rc == 0) {
-		rc = kata_persistence_store_sandbox(p, s, err);
-		if (rc < 0) { /* it goes back to nobody */
-			kata__sandbox_give_up(s);
-			kata_sandbox_unref(s);
-		}
-	}
-	if (rc == 0)
-		*ret = s;
-	else if (kata__persistence_set_epoch(p, id, epoch + 1, epoch, NULL) < 0 && err)
+	rc = kata_persistence_store_sandbox(p, s, err);
+	if (rc < 0 && kata__persistence_set_epoch(p, s->id, epoch + 1, epoch, NULL) < 0 && err)
 		kata__error_set_hint(
 			*err,
 			"nothing could be written any more, so its record stays at epoch %llu, which hinders "
@@ -281,11 +240,49 @@ static int obtain(kata_persistence *p, struct kata_record *take_record, kata_vm_
 	return rc;
 }
 
+static int obtain(kata_persistence *p, const char *id, kata_vm_builder *vm_builder, kata_agent_builder *agent_builder,
+		  const kata_op_options *options, uint64_t *ret_generation, kata_sandbox **ret, kata_error **err)
+{
+	struct kata_record *record = NULL;
+	kata_sandbox *s = NULL;
+	uint64_t epoch;
+	int rc = kata__persistence_load(p, id, &record, err);
+
+	if (rc == 0) {
+		*ret_generation = record->generation;
+		rc = check_owner(p, record, err);
+	}
+	if (rc < 0) {
+		kata__record_free(record);
+		return rc;
+	}
+	epoch = record->epoch;
+	rc = kata__sandbox_rebuild(p->ctx, record, epoch + 1, vm_builder, agent_builder, options, &s, err);
+	if (rc < 0)
+		return rc;
+	rc = take_row(p, s, epoch, err);
+	if (rc < 0) { /* it goes back to nobody */
+		kata__sandbox_give_up(s);
+		kata_sandbox_unref(s);
+		return rc;
+	}
+	*ret = s;
+	return 0;
+}
+
+static bool was_stored_since(kata_persistence *p, const char *id, uint64_t generation)
+{
+	kata_sandbox_info info = {.size = sizeof(info)};
+
+	return kata_persistence_get_info(p, id, &info, NULL) == 0 && info.generation != generation;
+}
+
 int kata_persistence_obtain_sandbox(kata_persistence *persistence, const char *id, kata_vm_builder *vm_builder,
 				    kata_agent_builder *agent_builder, const kata_op_options *options,
 				    kata_sandbox **ret_sandbox, kata_error **err)
 {
-	struct kata_record *record = NULL;
+	uint64_t generation = 0;
+	kata_error *error = NULL;
 	int rc = kata__persistence_check(persistence, err);
 
 	if (rc == 0)
@@ -295,13 +292,14 @@ int kata_persistence_obtain_sandbox(kata_persistence *persistence, const char *i
 				vm_builder ? "ret_sandbox" : "vm_builder");
 	if (rc == 0)
 		rc = kata__context_check_may_block(persistence->ctx, "kata_persistence_obtain_sandbox", err);
-	if (rc == 0)
-		rc = kata__persistence_load(persistence, id, &record, err);
-	if (rc == 0)
-		rc = check_owner(persistence, record, err);
-	if (rc < 0) {
-		kata__record_free(record);
+	if (rc < 0)
 		return rc;
+	/* Who owned it when the record was read may have stored once more before he let go of it, or died. */
+	for (int i = 0; i < OBTAIN_TRIES; i++) {
+		kata_error_free(kata__take_ptr(error));
+		rc = obtain(persistence, id, vm_builder, agent_builder, options, &generation, ret_sandbox, &error);
+		if (rc == 0 || generation == 0 || !was_stored_since(persistence, id, generation))
+			break;
 	}
-	return obtain(persistence, record, vm_builder, agent_builder, options, ret_sandbox, err);
+	return kata__error_move(err, &error);
 }
