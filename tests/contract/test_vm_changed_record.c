@@ -4,9 +4,11 @@
  * the VM's directory, or where there is none (its owner died) with what QEMU has. On the stand-in, whose fds are real.
  */
 #include <criterion/criterion.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "support/fixture.h"
@@ -252,6 +254,39 @@ Test(vm_changed_record, what_qemus_devices_and_nodes_are_like_is_compared)
 			    "storage 'd': read_only is 'true', but QEMU has 'false'");
 	assert_edit_refused("storages.0.device.format", "\"qcow2\"", KATA_E_CORRUPT,
 			    "storage 'd': format is 'qcow2', but QEMU has 'raw'");
+}
+
+/* All of what the record says of the process is true of this one, but that it is the machine. */
+Test(vm_changed_record, a_living_process_with_its_own_start_time_is_not_taken_for_the_machine)
+{
+	char path[64], stat[512] = "", value[32], *half, *whole, *at;
+	pid_t stranger = fork();
+	FILE *file;
+
+	cr_assert_geq(stranger, 0);
+	if (stranger == 0) {
+		for (;;)
+			pause();
+	}
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)stranger);
+	file = fopen(path, "r");
+	cr_assert_gt(fread(stat, 1, sizeof(stat) - 1, file), 0u);
+	fclose(file);
+	at = strrchr(stat, ')');
+	for (int i = 0; i < 20; i++)
+		at = strchr(at + 1, ' ');
+	snprintf(value, sizeof(value), "%d", (int)stranger);
+	half = record_with(json, "process.pid", value);
+	snprintf(value, sizeof(value), "%lld", strtoll(at, NULL, 10));
+	whole = record_with(half, "process.start_time", value);
+	assert_refused(whole, KATA_E_IDENTITY, "is not this machine");
+	forget_copy();
+	assert_refused(whole, KATA_E_IDENTITY, "is not this machine");
+	cr_assert_eq(waitpid(stranger, NULL, WNOHANG), 0);
+	cr_assert_eq(kill(stranger, SIGKILL), 0);
+	cr_assert_eq(waitpid(stranger, NULL, 0), stranger);
+	free(half);
+	free(whole);
 }
 
 /* Its own VM: the namespace must be there before the fixture. */

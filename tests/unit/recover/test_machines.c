@@ -2,6 +2,7 @@
 /* kata_recover on directories made by hand: who is killed, who is spared, what is said. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <kata/driver/persistence.h>
 #include <kata/recover.h>
 #include <pthread.h>
 #include <signal.h>
@@ -210,6 +211,97 @@ CASE(an_orphan_is_reported_first_and_removed_on_request)
 	assert_only(recover(d, KATA_RECOVER_APPLY), KATA_RECOVER_ORPHAN, "lives");
 	cr_assert(!is_running(vmm));
 	assert_dir(d, false);
+	end_process(vmm);
+}
+
+/* ---- a record that was stored while the directories were looked at, by an owner who has died since */
+
+struct late_store {
+	unsigned lists;
+};
+
+static int late_list(void *self, char ***ret_ids, kata_error **err)
+{
+	struct late_store *late = self;
+
+	*ret_ids = calloc(2, sizeof(char *));
+	if (late->lists++)
+		(*ret_ids)[0] = strdup("vm");
+	return 0;
+}
+
+static int late_info(void *self, const char *id, kata_sandbox_info *ret_info, kata_error **err)
+{
+	snprintf(ret_info->id, sizeof(ret_info->id), "%s", id);
+	snprintf(ret_info->state, sizeof(ret_info->state), "running");
+	snprintf(ret_info->vm_uuid, sizeof(ret_info->vm_uuid), UUID);
+	return 0;
+}
+
+static int late_load(void *self, const char *id, char **ret_json, uint64_t *ret_epoch, kata_error **err)
+{
+	return KATA_E_NOT_FOUND; /* what is in it does not matter here */
+}
+
+static int late_create(void *self, const char *id, kata_error **err)
+{
+	return KATA_E_UNSUPPORTED;
+}
+
+static int late_store_it(void *self, const kata_record *record, kata_error **err)
+{
+	return KATA_E_UNSUPPORTED;
+}
+
+static int late_set_epoch(void *self, const char *id, uint64_t from, uint64_t to, kata_error **err)
+{
+	return KATA_E_UNSUPPORTED;
+}
+
+static int late_containers(void *self, const char *sandbox_id, char ***ret_ids, kata_error **err)
+{
+	return KATA_E_UNSUPPORTED;
+}
+
+static int late_find(void *self, const char *container_id, char **ret_id, kata_error **err)
+{
+	return KATA_E_UNSUPPORTED;
+}
+
+static void late_free(void *self)
+{
+}
+
+CASE(a_record_that_was_stored_after_the_records_were_read_protects_its_machine)
+{
+	static const kata_persistence_ops ops = {.size = sizeof(ops),
+						 .name = "late",
+						 .create_sandbox = late_create,
+						 .store = late_store_it,
+						 .load = late_load,
+						 .set_epoch = late_set_epoch,
+						 .remove = late_create,
+						 .list_sandboxes = late_list,
+						 .list_containers = late_containers,
+						 .sandbox_of_container = late_find,
+						 .free = late_free,
+						 .get_info = late_info};
+	pid_t vmm = start_vmm(d);
+	struct late_store late = {0};
+	kata_recover_report *report = NULL;
+	kata_persistence *p = NULL;
+	kata_error *err = NULL;
+
+	put_owner(d, -1, 1);
+	put_pid(d, vmm);
+	fixture_assert_ok(kata_persistence_new(d->f.context, &ops, &late, &p, &err), err);
+	fixture_assert_ok(fixture_recover(d->f.context, p, KATA_RECOVER_APPLY, &report, &err), err);
+	cr_assert_eq(late.lists, 2);
+	cr_assert(is_running(vmm), "%s", kata_recover_report_get_text(report, 0));
+	assert_dir(d, true);
+	cr_assert(!kata_recover_report_is_undone(report, 0));
+	kata_recover_report_free(report);
+	kata_persistence_free(p);
 	end_process(vmm);
 }
 
