@@ -436,7 +436,7 @@ Test(persistence_damaged, databases_are_refused_or_right_and_nobody_else_is_touc
 {
 	struct library l;
 
-	library_open(&l, 150);
+	library_open(&l, 120);
 	for (unsigned i = 0; i < l.w.rounds; i++) {
 		char when[64];
 

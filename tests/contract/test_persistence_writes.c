@@ -294,12 +294,17 @@ static void assert_handle_is_free(struct book *b, const char *when)
 		cr_assert_eq(sqlite3_stmt_busy(st), 0, "%s: a statement is left: %s", when, sqlite3_sql(st));
 }
 
-static void assert_unharmed(struct book *b, pid_t vmm, const char *when)
+static void assert_lives(struct book *b, pid_t vmm, const char *when)
 {
 	cr_assert_eq(kill(vmm, 0), 0, "%s: the VMM has ended", when);
+	assert_handle_is_free(b, when);
+}
+
+static void assert_unharmed(struct book *b, pid_t vmm, const char *when)
+{
+	assert_lives(b, vmm, when);
 	if (kata_sandbox_get_state(b->k.s) == KATA_SANDBOX_RUNNING)
 		standin_assert_answers(b->k.s, when);
-	assert_handle_is_free(b, when);
 }
 
 static void forget_epoch(char *text)
@@ -369,7 +374,7 @@ static bool fail_once(struct book *b, const struct operation *op, int64_t n, int
 	cr_assert_eq(rc, 0, "%s, again: %s", when, error_text(err));
 	if (op->undo)
 		op->undo(b, &err);
-	assert_unharmed(b, vmm, when);
+	assert_lives(b, vmm, when);
 	return failed;
 }
 
@@ -482,7 +487,7 @@ static bool run_while_full(struct book *b, const struct operation *op, int pages
 	}
 	if (op->undo)
 		op->undo(b, &err);
-	assert_unharmed(b, vmm, when);
+	assert_lives(b, vmm, when);
 	return rc < 0;
 }
 

@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -260,14 +261,11 @@ Test(vm_changed_record, what_qemus_devices_and_nodes_are_like_is_compared)
 Test(vm_changed_record, a_living_process_with_its_own_start_time_is_not_taken_for_the_machine)
 {
 	char path[64], stat[512] = "", value[32], *half, *whole, *at;
-	pid_t stranger = fork();
+	char *argv[] = {(char *)"/bin/sleep", (char *)"600", NULL}, *none[] = {NULL};
+	pid_t stranger = -1;
 	FILE *file;
 
-	cr_assert_geq(stranger, 0);
-	if (stranger == 0) {
-		for (;;)
-			pause();
-	}
+	cr_assert_eq(posix_spawn(&stranger, argv[0], NULL, NULL, argv, none), 0);
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)stranger);
 	file = fopen(path, "r");
 	cr_assert_gt(fread(stat, 1, sizeof(stat) - 1, file), 0u);

@@ -340,7 +340,7 @@ static void try_machine(struct site *w, const char *text, size_t length, const c
 	write_machine_file(w, "released.json", w->released);
 }
 
-Test(sandbox_damaged, records_are_refused_or_right_and_nobody_else_is_touched, .timeout = 3600)
+Test(record_damaged, records_are_refused_or_right_and_nobody_else_is_touched, .timeout = 3600)
 {
 	struct site w;
 	char *machine;
