@@ -25,6 +25,8 @@ int fuzz_record(const uint8_t *data, size_t size);
 int fuzz_qcow2(const uint8_t *data, size_t size);
 int fuzz_vm_record(const uint8_t *data, size_t size);
 int fuzz_factory_message(const uint8_t *data, size_t size);
+int fuzz_manifest(const uint8_t *data, size_t size);
+int fuzz_template_record(const uint8_t *data, size_t size);
 
 static void run_copy(target_fn target, const uint8_t *data, size_t size)
 {
@@ -130,4 +132,14 @@ Test(fuzz_corpus, records_of_vms_are_survived_and_round_trip)
 Test(fuzz_corpus, messages_between_a_factory_and_its_clients_are_survived)
 {
 	run_corpus(fuzz_factory_message, "factory_message");
+}
+
+Test(fuzz_corpus, manifests_of_snapshots_are_survived_and_round_trip)
+{
+	run_corpus(fuzz_manifest, "manifest");
+}
+
+Test(fuzz_corpus, records_of_templates_are_survived_and_round_trip)
+{
+	run_corpus(fuzz_template_record, "template_record");
 }

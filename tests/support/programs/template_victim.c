@@ -32,7 +32,11 @@ static void must(int rc, kata_error *err, const char *what)
 	exit(1);
 }
 
-#define MUST(call) must((call), err, #call)
+#define MUST(call)                                                                                                     \
+	do {                                                                                                           \
+		int rc_ = (call); /* before err is read */                                                             \
+		must(rc_, err, #call);                                                                                 \
+	} while (0)
 
 static void set_up(struct victim *v, char **argv)
 {

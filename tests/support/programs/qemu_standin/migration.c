@@ -152,8 +152,11 @@ json_t *migration_cancel(struct standin *s, const json_t *args, struct refusal *
 
 json_t *migration_query(struct standin *s, const json_t *args, struct refusal *why)
 {
+	const struct rule *blocked = script_next(s->rules, "blocked");
 	json_t *o = json_object();
 
+	if (blocked && blocked->action == ACT_ERROR)
+		json_object_set_new(o, "blocked-reasons", json_pack("[s]", blocked->text));
 	if (s->migration.pending)
 		json_object_set_new(o, "status", json_string("active"));
 	else if (s->migration.status)
