@@ -147,7 +147,7 @@ static void for_points(struct desk *d, const char *only, void (*fn)(struct desk 
 
 	for (char *step = strtok_r(steps, "\n", &rest); step; step = strtok_r(NULL, "\n", &rest))
 		for (int after = 0; after < 2 && strncmp(step, only, strlen(only)) == 0; after++) {
-			if (at++ % every() != every() / 2)
+			if (at++ % every() != every() / 4)
 				continue;
 			snprintf(point, sizeof(point), "%s:%s", step, after ? "after" : "before");
 			fn(d, point);

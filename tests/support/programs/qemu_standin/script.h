@@ -26,8 +26,8 @@
  *     unasked           executed; a reply to an id nobody used comes first
  *     wrong-type        executed; the reply is a return of another type (a number)
  * With migrate and migrate-incoming, no-event means that nothing is transferred until another command comes. The
- * transfer itself has the name "state": error "TEXT" makes it fail with that text. With the name "blocked", error "TEXT"
- * is a device that cannot be saved, and why.
+ * transfer itself has the name "state": error "TEXT" makes it fail with that text. With the name "blocked",
+ * error "TEXT" is a device that cannot be saved, and why.
  *     delay N           executed after N ms; what follows on this connection waits too
  * Actions for the agent's methods: error N "TEXT" (gRPC code), silence, lost, hang-up, delay N, reply-twice, and
  *     bad-frame         a frame whose first byte is not 0
