@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Every step of making a template, replacing one, starting a clone and removing the template fails once before and once
- * after it did its work; and the process that does it is killed there. Afterwards the host is as before, at once or
- * after kata_recover(), what is in the template's directory is whole, and the next make succeeds. The VMM is the
- * stand-in.
+ * after it did its work, or hangs there; and the process that does it is killed there. Afterwards the host is as
+ * before, at once or after kata_recover(), what is in the template's directory is whole, and the next make succeeds.
+ * The VMM is the stand-in.
  *
  * KATA_TEST_EVERY: every how many of the points are tried (15 by default; 1 is the long form).
  */
@@ -19,6 +19,7 @@
 
 #define EVERY 15u
 #define VICTIM_MS 60000
+#define HANG_MS 600 /* more than a making takes */
 #define MEMORY_MIB 16
 #define OTHER_MIB 32 /* of a template that is there and is replaced */
 
@@ -300,6 +301,28 @@ static void fail_replacing(struct desk *d, const char *point)
 	fixture_assert_ok(kata_template_remove(d->builder, NULL, &d->err), d->err);
 }
 
+/* Hangs until its deadline. */
+static void hang_replacing(struct desk *d, const char *point)
+{
+	const kata_op_options options = {.size = sizeof(options), .timeout_ms = HANG_MS};
+	kata_template_status s = {.size = sizeof(s)};
+
+	fixture_assert_ok(make(d, OTHER_MIB), d->err);
+	fixture_assert_ok(kata_context_set_fail_point(d->context, point, KATA_FAIL_HANG, 0, 0, 1, &d->err), d->err);
+	cr_assert_eq(kata_template_make(d->builder, &d->config, &options, &d->err), KATA_E_TIMEOUT, "at %s: %s", point,
+		     error_text(d->err));
+	cr_assert_not(kata_error_is_uncertain(d->err), "at %s: %s", point, error_text(d->err));
+	error_clear(&d->err);
+	kata_context_clear_fail_point(d->context, NULL);
+	assert_whole(d, point);
+	fixture_assert_ok(kata_template_get_status(d->builder, &s, &d->err), d->err);
+	cr_assert(s.is_valid, "%s: %s", point, s.problem);
+	cr_assert(s.memory_bytes == (uint64_t)OTHER_MIB << 20 || strcmp(point, "template/retire:after") == 0,
+		  "%s: the one that was there has gone", point);
+	assert_can_be_made(d, point);
+	fixture_assert_ok(kata_template_remove(d->builder, NULL, &d->err), d->err);
+}
+
 static void fail_start(struct desk *d, const char *point)
 {
 	kata_vm_config c = d->config;
@@ -360,4 +383,9 @@ Test(template_faults, a_step_fails_while_a_clone_is_started)
 Test(template_faults, a_step_fails_while_it_is_removed)
 {
 	fail_during("template-remove/", fail_removing);
+}
+
+Test(template_faults, a_step_hangs_while_another_is_replaced)
+{
+	fail_during("template/", hang_replacing);
 }

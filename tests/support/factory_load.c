@@ -43,7 +43,8 @@ struct load {
 	kata_factory_server *server;
 	char socket[64];
 	char (*uuids)[37];
-	unsigned uuid_count, taken;
+	unsigned uuid_count, taken, killed; /* killed: on their way */
+	unsigned ended[3];                  /* by what they were told: see words */
 	kata_error *err;
 };
 
@@ -222,6 +223,7 @@ static void hear(struct load *s, struct client *c)
 	read_line(c, line, sizeof(line));
 	if (!line[0]) {
 		cr_assert(c->armed, "a client that was not to be killed has gone");
+		s->killed++;
 		bury(c);
 		return;
 	}
@@ -232,10 +234,11 @@ static void hear(struct load *s, struct client *c)
 	s->taken++;
 }
 
-static void finish(struct client *c)
+static void finish(struct load *s, struct client *c)
 {
 	static const char *const words[] = {"use\n", "drop\n", "crash\n"};
-	const char *word = words[rand() % 3];
+	int which = rand() % 3;
+	const char *word = words[which];
 	char line[256];
 	int status;
 
@@ -245,6 +248,7 @@ static void finish(struct client *c)
 		cr_assert_gt(write(c->to, word, strlen(word)), 0);
 		read_line(c, line, sizeof(line));
 		cr_assert_str_eq(line, "works\n", "machine %s: %s", c->uuid, line);
+		s->ended[which]++;
 	}
 	status = bury(c);
 	if (c->holds && word[0] != 'c')
@@ -268,7 +272,7 @@ static void one_round(struct load *s)
 	n = count_vmms(s, s->l->machines + held, held);
 	cr_assert_eq(n, s->l->machines + held, "%zu VMMs: pooled %u, taken %u", n, s->l->machines, held);
 	for (unsigned i = 0; i < count; i++)
-		finish(&clients[i]);
+		finish(s, &clients[i]);
 	recover(s);
 	await_full(s);
 	n = count_vmms(s, s->l->machines, 0);
@@ -289,9 +293,11 @@ unsigned factory_load_run(const struct factory_load *l)
 	await_full(&s);
 	for (end = time(NULL) + l->seconds; time(NULL) < end; rounds++)
 		one_round(&s);
-	fprintf(stderr, "load: %u rounds, %u machines taken, %llu taken back, %llu unhealthy (seed %u)\n", rounds,
-		s.taken, (unsigned long long)server_status(&s).taken_back,
-		(unsigned long long)cache_status(&s).unhealthy, seed);
+	fprintf(stderr,
+		"load: %u rounds, %u machines taken (%u used, %u dropped, %u crashed), %u clients killed on their way, "
+		"%llu taken back, %llu unhealthy (seed %u)\n",
+		rounds, s.taken, s.ended[0], s.ended[1], s.ended[2], s.killed,
+		(unsigned long long)server_status(&s).taken_back, (unsigned long long)cache_status(&s).unhealthy, seed);
 	stop_serving(&s);
 	cr_assert_eq(count_vmms(&s, 0, 0), 0u);
 	free(s.uuids);
