@@ -18,6 +18,7 @@
 
 #define TRIES 10u /* after an event, at 1, 2, 4 ... ms */
 #define NS_PER_MS UINT64_C(1000000)
+#define OPEN_TRIES 16u /* each needs another one that removes the directory just then */
 
 void kata__template_lock_init(struct kata__template_lock *l, const char *path, bool makes)
 {
@@ -125,6 +126,8 @@ static int open_lock(struct kata__template_lock *l, kata_error **err)
 	char by_fd[32];
 
 	l->fd = openat(l->dir_fd, KATA__TEMPLATE_LOCK_NAME, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (l->fd < 0 && errno == ENOENT)
+		return kata__fail(err, KATA_E_NOT_FOUND, CALLER, "there is no template at %s any more", l->path);
 	if (l->fd < 0)
 		return kata__fail_errno(err, errno, "cannot open %s/" KATA__TEMPLATE_LOCK_NAME, l->path);
 	l->inotify_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
@@ -139,18 +142,33 @@ static int open_lock(struct kata__template_lock *l, kata_error **err)
 	return 0;
 }
 
-int kata__template_lock_open(struct kata__template_lock *l, kata_error **err)
+static int open_once(struct kata__template_lock *l, kata_error **err)
 {
 	int rc = open_dir(l, err);
 
 	if (rc == 0)
 		rc = open_lock(l, err);
-	if (rc < 0 && l->made_dir) {
-		unlinkat(l->dir_fd, KATA__TEMPLATE_LOCK_NAME, 0);
+	if (rc < 0 && l->fd >= 0)
+		kata__template_lock_unmake(l);
+	else if (rc < 0 && l->made_dir)
 		rmdir(l->path);
-	}
 	if (rc < 0)
 		close_all(l);
+	return rc;
+}
+
+/* Another one may remove the directory between any two of these calls. */
+int kata__template_lock_open(struct kata__template_lock *l, kata_error **err)
+{
+	kata_error *why = NULL;
+	int rc = open_once(l, &why);
+
+	for (unsigned i = 1; rc == KATA_E_NOT_FOUND && l->makes && i < OPEN_TRIES; i++) {
+		kata_error_free(kata__take_ptr(why));
+		rc = open_once(l, &why);
+	}
+	if (rc < 0)
+		kata__error_move(err, &why);
 	return rc;
 }
 

@@ -2,6 +2,7 @@
 /* The lock on a template's directory: one at a time, between processes; who waits learns of the end by an event. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/file.h>
@@ -280,6 +281,33 @@ Test(template_lock, who_waits_for_a_holder_that_removes_the_directory_makes_it_a
 	cr_assert_eq(access(lock_path, F_OK), 0);
 	end(&second);
 	end(&first);
+}
+
+static void *remove_again_and_again(void *stop)
+{
+	while (!__atomic_load_n((bool *)stop, __ATOMIC_RELAXED)) {
+		unlink(lock_path);
+		rmdir(path);
+		usleep(100); /* or nobody could win */
+	}
+	return NULL;
+}
+
+/* Whenever that happens. */
+Test(template_lock, a_directory_that_goes_while_it_is_opened_is_made_anew)
+{
+	struct kata__template_lock l;
+	bool stop = false;
+	pthread_t other;
+
+	cr_assert_eq(pthread_create(&other, NULL, remove_again_and_again, &stop), 0);
+	for (int i = 0; i < 100; i++) {
+		kata__template_lock_init(&l, path, true);
+		fixture_assert_ok(kata__template_lock_open(&l, &err), err);
+		kata__template_lock_release(&l);
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	cr_assert_eq(pthread_join(other, NULL), 0);
 }
 
 Test(template_lock, a_failure_removes_the_directory_that_it_made_and_no_other)
