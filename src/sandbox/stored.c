@@ -12,6 +12,7 @@
 
 #include <string.h>
 
+#include "base/fd.h"
 #include "base/text.h"
 #include "persist/persistence.h"
 #include "sandbox/rebuild.h"
@@ -240,6 +241,25 @@ static int take_row(kata_persistence *p, kata_sandbox *s, uint64_t epoch, kata_e
 	return rc;
 }
 
+/* An owner that let go of the machine may have died before that was committed: the record is then older than the one
+ * that the release left beside the machine, which is its last word. Of the same epoch: nobody had it since. */
+static void take_last_word(kata_context *ctx, struct kata_record *record)
+{
+	KATA_AUTO(free)
+	char *path = kata__format("%s/vm/%s/released.json", kata_context_get_state_dir(ctx), record->vm_id);
+	char *text = NULL;
+	size_t len = 0;
+
+	if (record->owner_pid == 0 || !path || kata__read_file(path, KATA__JSON_RECORD_MAX, &text, &len, NULL) < 0)
+		return;
+	if (kata__vm_record_epoch(text, len) != kata__vm_record_epoch(record->vm_json, strlen(record->vm_json))) {
+		free(text);
+		return;
+	}
+	free(record->vm_json);
+	record->vm_json = text;
+}
+
 static int obtain(kata_persistence *p, const char *id, kata_vm_builder *vm_builder, kata_agent_builder *agent_builder,
 		  const kata_op_options *options, uint64_t *ret_generation, kata_sandbox **ret, kata_error **err)
 {
@@ -257,6 +277,7 @@ static int obtain(kata_persistence *p, const char *id, kata_vm_builder *vm_build
 		return rc;
 	}
 	epoch = record->epoch;
+	take_last_word(p->ctx, record);
 	rc = kata__sandbox_rebuild(p->ctx, record, epoch + 1, vm_builder, agent_builder, options, &s, err);
 	if (rc < 0)
 		return rc;

@@ -26,7 +26,9 @@ enum moment {
 	AFTER_THE_PLUG,
 	AFTER_THE_STORE,
 	AFTER_THE_COMMIT,
-	AFTER_THE_UNPLUG, /* from here on "data" was plugged and committed first */
+	AFTER_THE_UNPLUG,    /* from here on "data" was plugged and committed first */
+	AFTER_THE_PLUG_ANEW, /* in another slot by then */
+	AFTER_THE_RELEASE,
 	AFTER_THE_STORE_OF_THE_UNPLUG,
 	AFTER_THE_COMMIT_OF_THE_UNPLUG
 };
@@ -178,6 +180,12 @@ static void victim(struct scene *sc)
 	die_at(&a, AFTER_THE_COMMIT);
 	MUST(&a, kata_sandbox_remove_storage(a.s, "data", NULL, &err));
 	die_at(&a, AFTER_THE_UNPLUG);
+	if (sc->moment == AFTER_THE_PLUG_ANEW)
+		plug(&a);
+	die_at(&a, AFTER_THE_PLUG_ANEW);
+	if (sc->moment == AFTER_THE_RELEASE)
+		MUST(&a, kata_sandbox_release(a.s, NULL, NULL, &err));
+	die_at(&a, AFTER_THE_RELEASE);
 	sql(&a, "BEGIN");
 	store(&a);
 	die_at(&a, AFTER_THE_STORE_OF_THE_UNPLUG);
@@ -239,6 +247,8 @@ static const struct outcome {
 	[AFTER_THE_STORE] = {0, "undone"},
 	[AFTER_THE_COMMIT] = {1, "done"},
 	[AFTER_THE_UNPLUG] = {0, ""},
+	[AFTER_THE_PLUG_ANEW] = {0, ""},
+	[AFTER_THE_RELEASE] = {0, ""},
 	[AFTER_THE_STORE_OF_THE_UNPLUG] = {0, ""},
 	[AFTER_THE_COMMIT_OF_THE_UNPLUG] = {0, ""},
 };
@@ -322,5 +332,7 @@ MOMENT(after_the_plug, AFTER_THE_PLUG)
 MOMENT(after_the_store, AFTER_THE_STORE)
 MOMENT(after_the_commit, AFTER_THE_COMMIT)
 MOMENT(after_the_unplug, AFTER_THE_UNPLUG)
+MOMENT(after_the_plug_anew, AFTER_THE_PLUG_ANEW)
+MOMENT(after_the_release, AFTER_THE_RELEASE)
 MOMENT(after_the_store_of_the_unplug, AFTER_THE_STORE_OF_THE_UNPLUG)
 MOMENT(after_the_commit_of_the_unplug, AFTER_THE_COMMIT_OF_THE_UNPLUG)

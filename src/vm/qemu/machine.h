@@ -182,6 +182,9 @@ int kata__qemu_verify_nodes(kata_op *op, const json_t *nodes, kata_error **err);
 int kata__qemu_step_compare_devices(kata_op *op, kata_error **err);
 int kata__qemu_step_find_strays(kata_op *op, kata_error **err);
 int kata__qemu_step_sweep(kata_op *op, kata_error **err);
+bool kata__qemu_owner_died(const kata_op *op);
+/* The device of that name is not the recorded one: it was plugged by an owner that died before it stored that. */
+int kata__qemu_plugged_anew(kata_op *op, const char *name, kata_error **err);
 void kata__qemu_stray_deleted(struct kata__qemu *q, const char *name);
 void kata__qemu_forget_strays(struct kata__qemu *q);
 

@@ -7,6 +7,8 @@
  * told of it:
  *
  * - recorded, but gone in QEMU: its unplug was under way, so it is dropped from the list; so is one that was diverged;
+ * - in QEMU under a recorded id, but in another slot or with another MAC: unplugged and plugged again since. Both of
+ * these hold: the recorded one is gone, the one that is there is a stray;
  * - in QEMU, but not recorded: a stray, whose plug was under way. QEMU is asked to take it back; until the guest lets
  * go its port stays taken;
  * - nodes and netdevs of free slots: halves of a plug or unplug. They are removed.
@@ -31,7 +33,7 @@ struct kata__qemu_stray {
 	char name[KATA__QEMU_NAME_MAX];
 };
 
-static bool owner_died(const kata_op *op)
+bool kata__qemu_owner_died(const kata_op *op)
 {
 	const struct kata__owner *before = kata__vm_op_data(op)->owner_before;
 
@@ -282,7 +284,7 @@ static int device_is_missing(kata_op *op, const void *object, const char *name, 
 	kata_vm *vm = kata__vm_op_data(op)->vm;
 	bool committed;
 
-	if (!owner_died(op) && state != KATA_DEVICE_DIVERGED)
+	if (!kata__qemu_owner_died(op) && state != KATA_DEVICE_DIVERGED)
 		return refuse_old(vm, "the record has a device that was unplugged since:", name + 2, err);
 	kata__log(vm->ctx, KATA_LOG_WARNING, "vm", "vm %s: device %s has gone since it was recorded", vm->id, name);
 	if (name[0] == 'n')
@@ -360,13 +362,33 @@ static int compare_children(kata_op *op, const json_t *children, kata_error **er
 
 		if (!name || !kata__qemu_is_callers_device(name) || is_recorded(vm, name))
 			continue;
-		rc = owner_died(op)
+		rc = kata__qemu_owner_died(op)
 			     ? add_stray(kata__qemu_of(vm), name, err)
 			     : refuse_old(vm, "the record lacks the device that was plugged since:", name + 2, err);
 		if (rc)
 			return rc;
 	}
 	return 0;
+}
+
+/* After verify-slots, before find-strays. */
+int kata__qemu_plugged_anew(kata_op *op, const char *name, kata_error **err)
+{
+	kata_vm *vm = kata__vm_op_data(op)->vm;
+	kata_storage *s = NULL;
+	kata_nic *n = NULL;
+	int rc = name[0] == 's' ? kata_vm_find_storage(vm, name + 2, &s, NULL)
+				: kata_vm_find_nic(vm, name + 2, &n, NULL);
+
+	if (rc == 0) /* else another of its properties said so already */
+		rc = device_is_missing(op, s ? (void *)s : n, name, KATA_DEVICE_PLUGGED, err);
+	else
+		rc = 1;
+	if (rc == 0)
+		rc = add_stray(kata__qemu_of(vm), name, err);
+	kata_storage_unref(s);
+	kata_nic_unref(n);
+	return rc < 0 ? rc : 0;
 }
 
 static int check_devices(kata_op *op, const json_t *value, kata_error **err)
@@ -474,7 +496,7 @@ static int check_nodes(kata_op *op, const json_t *value, kata_error **err)
 		if (name && i < STRAYS_MAX)
 			sweep_node(q, name);
 	}
-	for (uint32_t port = 0; owner_died(op) && port < q->vm->ports.count; port++)
+	for (uint32_t port = 0; kata__qemu_owner_died(op) && port < q->vm->ports.count; port++)
 		if (is_free(&q->vm->ports, port))
 			tell_to_clear_nic(q, (int)port);
 	return 0;

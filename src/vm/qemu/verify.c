@@ -8,9 +8,9 @@
  *     path, backing_path         the file that QEMU has open in the fd set of that slot
  *     tap_name                   a tap that QEMU holds
  *
- * What contradicts the record makes it CORRUPT; what cannot be looked at (another user's process) proves nothing. A
- * file that was moved or replaced while it was open is still the recorded one if the kernel names it so, or if the path
- * leads to it.
+ * What contradicts the record makes it CORRUPT (slots and MACs do so after an orderly release only: see reconcile.c);
+ * what cannot be looked at (another user's process) proves nothing. A file that was moved or replaced while it was open
+ * is still the recorded one if the kernel names it so, or if the path leads to it.
  */
 #include "vm/qemu/machine.h"
 
@@ -65,6 +65,8 @@ static int on_property(kata_op *op, const struct kata__qemu_question *q, const c
 
 	if (!text || strcmp(text, q->expected) == 0)
 		return 0;
+	if (kata__qemu_owner_died(op))
+		return kata__qemu_plugged_anew(op, q->device, err);
 	return contradicted(q->device[0] == 'n' ? "NIC" : "storage", q->device + 2, is_mac ? "mac" : "slot",
 			    is_mac ? q->expected : q->expected + 1, is_mac || !text[0] ? text : text + 1, err);
 }
