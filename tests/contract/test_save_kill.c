@@ -221,14 +221,14 @@ static void kill_at_each(const char *operation, const char *const steps[4], bool
 	scene_deinit(&sc);
 }
 
-Test(sandbox_save_kill, killed_while_it_is_saved, .timeout = 120)
+Test(save_kill, killed_while_it_is_saved, .timeout = 120)
 {
 	static const char *const steps[] = {"suspend-calls", "release-agent", "save-vm", "reconnect-agent"};
 
 	kill_at_each("save-sandbox", steps, true);
 }
 
-Test(sandbox_save_kill, killed_while_it_is_restored, .timeout = 120)
+Test(save_kill, killed_while_it_is_restored, .timeout = 120)
 {
 	static const char *const steps[] = {"start-vm", "connect-agent", "tell-guest", "restore"};
 
