@@ -163,7 +163,9 @@ KATA_API int kata_sandbox_add_container_begin(kata_sandbox *sandbox, const kata_
 					      const kata_op_options *options, kata_op **ret_op, kata_error **err);
 KATA_API int kata_sandbox_start_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
 					  kata_error **err);
-/* Kills what runs in it and removes it. Its storages stay plugged. */
+/* Kills what runs in it and removes it. Its storages stay plugged. Succeeds where the guest has no such container any
+ * more: so call it again after a TIMEOUT, and on what an owner left who died before he stored the removal. NOT_FOUND
+ * (it is not in the sandbox), GUEST. States: RUNNING. */
 KATA_API int kata_sandbox_remove_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
 					   kata_error **err);
 KATA_API int kata_sandbox_pause_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,

@@ -17,6 +17,7 @@
 #include "proto/message.h"
 
 #define NAME_MAX_BYTES 64u
+#define NO_CONTAINER "Invalid container id"
 
 struct decoding {
 	const struct kata__kata_expected *expected;
@@ -26,8 +27,18 @@ struct decoding {
 
 /* ---- errors ---- */
 
-static int status_of(kata_agent_method method, int32_t code)
+/* A Kata agent says it with INTERNAL or INVALID_ARGUMENT (agent-protocols 3.2, 3.6). Of a create it means the id's
+ * form.
+ */
+static bool is_no_container(kata_agent_method method, const char *text)
 {
+	return method != KATA_AGENT_CREATE_CONTAINER && strncmp(text, NO_CONTAINER, strlen(NO_CONTAINER)) == 0;
+}
+
+static int status_of(kata_agent_method method, int32_t code, const char *text)
+{
+	if (is_no_container(method, text))
+		return KATA_E_NOT_FOUND;
 	switch (code) {
 	case KATA__GRPC_DEADLINE_EXCEEDED:
 		return KATA_E_TIMEOUT;
@@ -55,7 +66,7 @@ static bool is_end_of_file(int32_t code, const char *text)
 
 static int refused(const struct kata__kata_expected *expected, int32_t code, const char *text, kata_error **err)
 {
-	int status = status_of(expected->method, code);
+	int status = status_of(expected->method, code, text);
 
 	return kata__fail(err, status, GUEST, "agent: %s: %s (%s)", kata_agent_method_get_name(expected->method),
 			  *text ? text : "no message", kata__grpc_code_name(code));

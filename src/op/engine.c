@@ -118,9 +118,17 @@ static void child_done(void *user, kata_op *child)
 	kata_error *error = kata__error_dup(kata_op_get_error(child));
 
 	op->child = NULL;
-	wait_ended(op, kata_error_get_status(error), error);
+	if (error && (int)kata_error_get_status(error) == op->forgiven)
+		kata_error_free(kata__take_ptr(error));
+	op->forgiven = 0;
+	wait_ended(op, error ? (int)kata_error_get_status(error) : 0, error);
 	kata_op_unref(child);
 	kata_op_unref(op);
+}
+
+void kata__op_forgive_child(kata_op *op, int status)
+{
+	op->forgiven = status;
 }
 
 int kata__op_run_child(kata_op *op, kata_op *take_child, kata_error **err)

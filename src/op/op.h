@@ -103,6 +103,8 @@ void kata__op_resume(kata_op *op, uint64_t token, int status, kata_error *take_e
 /* [leader] Steps built on others: run a child op (consumed; its error becomes the step's), or wait some time. Return
  * WAIT or < 0. A deadline or cancel of the parent cancels the child and waits for its undo. */
 int kata__op_run_child(kata_op *op, kata_op *take_child, kata_error **err);
+/* [leader] Of the child run next: an end with `status` is success to the parent. */
+void kata__op_forgive_child(kata_op *op, int status);
 int kata__op_run_delay(kata_op *op, uint64_t delay_ms, kata_error **err);
 /* [leader] Ends the op successfully after this step, skipping the rest of the table (e.g. nothing to do). Call before
  * returning DONE. */

@@ -45,6 +45,7 @@ struct kata_op {
 	bool begun, journaled, timed_out, skip_rest, no_cancel, posted;
 	struct kata__timer *deadline_timer, *wait_timer, *undo_timer;
 	kata_op *child;
+	int forgiven; /* an end of the child that is success; 0: none */
 	struct kata__work work;
 	struct kata__task task;
 	void (*on_done)(void *user, kata_op *op);

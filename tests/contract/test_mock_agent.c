@@ -334,13 +334,13 @@ Test(mock_agent, stats_count_the_processes)
 
 Test(mock_agent, what_is_not_there_is_refused_as_the_kata_agent_does)
 {
-	refused(REQUEST(START_CONTAINER, .container_id = "nobody"), KATA_E_GUEST, "Invalid container id");
-	refused(REQUEST(READ_STDOUT, .container_id = "nobody", .exec_id = "nobody", .max_length = 1), KATA_E_GUEST,
+	refused(REQUEST(START_CONTAINER, .container_id = "nobody"), KATA_E_NOT_FOUND, "Invalid container id");
+	refused(REQUEST(READ_STDOUT, .container_id = "nobody", .exec_id = "nobody", .max_length = 1), KATA_E_NOT_FOUND,
 		"Invalid container id");
 	run("c1", "[\"sleep\"]");
 	refused(REQUEST(WAIT_PROCESS, .container_id = "c1", .exec_id = "nobody"), KATA_E_NOT_FOUND, "nobody");
 	tell(REQUEST(REMOVE_CONTAINER, .container_id = "c1"));
-	refused(REQUEST(REMOVE_CONTAINER, .container_id = "c1"), KATA_E_GUEST, "Invalid container id");
+	refused(REQUEST(REMOVE_CONTAINER, .container_id = "c1"), KATA_E_NOT_FOUND, "Invalid container id");
 }
 
 Test(mock_agent, disks_and_nics_are_seen_where_they_are_plugged)

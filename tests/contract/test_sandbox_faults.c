@@ -255,6 +255,77 @@ Test(sandbox_faults, add_container)
 	kit_deinit(&k);
 }
 
+static void run_on(struct kit *k, const char *id, const char *disk_id)
+{
+	kata_container_config config = KATA_CONTAINER_CONFIG_INIT;
+	kata_error *err = NULL;
+	char spec[256];
+
+	snprintf(spec, sizeof(spec),
+		 "{\"ociVersion\":\"1.0.2\",\"process\":{\"args\":[\"sleep\"],\"cwd\":\"/\",\"user\":{\"uid\":0,"
+		 "\"gid\":0}},\"root\":{\"path\":\"storage:%s\"}}",
+		 disk_id);
+	config.id = id;
+	config.oci_spec = spec;
+	fixture_assert_ok(kata_sandbox_add_container(k->s, &config, NULL, &err), err);
+	fixture_assert_ok(kata_sandbox_start_container(k->s, id, NULL, &err), err);
+}
+
+/* A removal whose answer is lost is known to the guest alone: the next one succeeds, and the disk is free. */
+Test(sandbox_faults, remove_container)
+{
+	static const char *const points[] = {"remove-container/remove:before", "remove-container/remove:after"};
+	struct kit k;
+	kata_error *err = NULL;
+
+	kit_init(&k);
+	kit_add_disk(&k, "disk", KATA_STORAGE_VIRTIO_BLK);
+	for (size_t i = 0; i < 2; i++) {
+		run_on(&k, "c1", "disk");
+		fixture_assert_ok(kata_context_set_fail_point(k.f.context, points[i], KATA_FAIL_ERROR, 0, 0, 1, &err),
+				  err);
+		fixture_assert_fails(kata_sandbox_remove_container(k.s, "c1", NULL, &err), KATA_E_INJECTED, err);
+		error_clear(&err);
+		cr_assert_eq(kata_sandbox_get_container_count(k.s), 1, "after %s", points[i]);
+		fixture_assert_fails(kata_sandbox_remove_storage(k.s, "disk", NULL, &err), KATA_E_BUSY, err);
+		error_clear(&err);
+		fixture_assert_ok(kata_sandbox_remove_container(k.s, "c1", NULL, &err), err);
+		cr_assert_eq(kata_sandbox_get_container_count(k.s), 0, "after %s", points[i]);
+	}
+	fixture_assert_fails(kata_sandbox_remove_container(k.s, "c1", NULL, &err), KATA_E_NOT_FOUND, err);
+	error_clear(&err);
+	fixture_assert_ok(kata_sandbox_remove_storage(k.s, "disk", NULL, &err), err);
+	kit_deinit(&k);
+}
+
+/* Its owner died between the guest's removal and the store: the record says more than there is. */
+Test(sandbox_faults, a_container_that_the_guest_has_no_more_is_removed_from_what_was_taken_over)
+{
+	struct kit k;
+	kata_sandbox *next = NULL;
+	kata_error *err = NULL;
+	char *json = NULL;
+
+	kit_init(&k);
+	kit_add_disk(&k, "disk", KATA_STORAGE_VIRTIO_BLK);
+	run_on(&k, "c1", "disk");
+	fixture_assert_ok(kata_sandbox_dump(k.s, &json, &err), err);
+	fixture_assert_ok(kata_sandbox_remove_container(k.s, "c1", NULL, &err), err);
+	fixture_assert_ok(kata_sandbox_release(k.s, NULL, NULL, &err), err);
+	fixture_assert_ok(
+		kata_sandbox_build_from_released(k.f.context, json, strlen(json), k.builder, NULL, NULL, &next, &err),
+		err);
+	kata_sandbox_unref(k.s);
+	k.s = next;
+	free(json);
+	cr_assert_eq(kata_sandbox_get_container_count(k.s), 1);
+	fixture_assert_fails(kata_sandbox_signal_process(k.s, "c1", NULL, 9, NULL, &err), KATA_E_NOT_FOUND, err);
+	error_clear(&err);
+	fixture_assert_ok(kata_sandbox_remove_container(k.s, "c1", NULL, &err), err);
+	fixture_assert_ok(kata_sandbox_remove_storage(k.s, "disk", NULL, &err), err);
+	kit_deinit(&k);
+}
+
 static unsigned exec_number;
 
 static int begin_exec(struct kit *k, kata_op **op, kata_error **err)
@@ -310,8 +381,9 @@ static void revert_release(struct kit *k)
 	char *json = NULL;
 
 	fixture_assert_ok(kata_sandbox_dump(k->s, &json, &err), err);
-	fixture_assert_ok(kata_sandbox_build_from_released(k->f.context, json, 0, k->builder, NULL, NULL, &next, &err),
-			  err);
+	fixture_assert_ok(
+		kata_sandbox_build_from_released(k->f.context, json, strlen(json), k->builder, NULL, NULL, &next, &err),
+		err);
 	kata_sandbox_unref(k->s);
 	k->s = next;
 	free(json);
