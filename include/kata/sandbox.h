@@ -248,7 +248,8 @@ KATA_API int kata_sandbox_release(kata_sandbox *sandbox, const kata_op_options *
 				  kata_error **err);
 KATA_API int kata_sandbox_release_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op,
 					kata_error **err);
-/* From such a record. Statuses of kata_vm_builder_build_from_released. agent_builder NULL: direct. */
+/* From such a record: `length` bytes at `json`, a NUL is not needed. It is hostile input. Statuses of
+ * kata_vm_builder_build_from_released. agent_builder NULL: direct. Blocking. */
 KATA_API int kata_sandbox_build_from_released(kata_context *context, const char *json, size_t length,
 					      kata_vm_builder *vm_builder, kata_agent_builder *agent_builder,
 					      const kata_op_options *options, kata_sandbox **ret_sandbox,

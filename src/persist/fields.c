@@ -42,7 +42,7 @@ typedef struct kata_record sandbox_t;
 static const struct kata__field sandbox_fields[] = {
 	KEY(sandbox_t, id),
 	MUST(sandbox_t, state, SANDBOX_STATE),
-	NUMBER(sandbox_t, epoch, U64, 0, INT64_MAX),
+	NUMBER(sandbox_t, epoch, U64, 0, INT64_MAX - 1),
 	TEXT(sandbox_t, hostname, NONE),
 	JSON(sandbox_t, dns, STRINGS),
 	NUMBER(sandbox_t, owner_pid, I64, 0, PID_MAX),

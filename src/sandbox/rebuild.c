@@ -46,14 +46,54 @@ static int step_release_vm(kata_op *op, kata_error **err)
 	return kata__sandbox_run_child(op, rc, child, err);
 }
 
+static int text_agrees(const char *member, const char *recorded, const char *of_vm, kata_error **err)
+{
+	if (!recorded || strcmp(recorded, of_vm) == 0)
+		return 0;
+	return kata__fail(err, KATA_E_CORRUPT, CALLER, "record.%s: '%s', but its VM has '%s'", member, recorded, of_vm);
+}
+
+static int number_agrees(const char *member, uint64_t recorded, uint64_t of_vm, kata_error **err)
+{
+	if (recorded == of_vm)
+		return 0;
+	return kata__fail(err, KATA_E_CORRUPT, CALLER, "record.%s: %llu, but its VM has %llu", member,
+			  (unsigned long long)recorded, (unsigned long long)of_vm);
+}
+
+/* What the record says of the machine beside `vm` was written with it. Devices are not compared: one that was being
+ * plugged may be in one of both only. */
+static int check_copies(const struct kata_record *r, const kata_vm *vm, kata_error **err)
+{
+	struct kata__process_identity process;
+	int rc = text_agrees("vm_id", r->vm_id, kata_vm_get_id(vm), err);
+
+	kata__vm_get_process(vm, &process);
+	if (rc == 0)
+		rc = text_agrees("vm_uuid", r->vm_uuid, kata_vm_get_uuid(vm), err);
+	if (rc == 0)
+		rc = text_agrees("vm_driver", r->vm_driver, kata_vm_get_driver(vm), err);
+	if (rc == 0)
+		rc = text_agrees("vm_accelerator", r->vm_accelerator, kata_vm_get_accelerator(vm), err);
+	if (rc == 0)
+		rc = number_agrees("vm_pid", (uint64_t)r->vm_pid, (uint64_t)process.pid, err);
+	if (rc == 0)
+		rc = number_agrees("vm_start_time", r->vm_start_time, process.pid ? process.start_time : 0, err);
+	if (rc == 0)
+		rc = number_agrees("vm_cpus", r->vm_cpus, vm->config->v.cpus, err);
+	if (rc == 0)
+		rc = number_agrees("vm_memory_mib", r->vm_memory_mib, vm->config->v.memory_mib, err);
+	return rc;
+}
+
 static int step_adopt_vm(kata_op *op, kata_error **err)
 {
 	struct kata__life_op *l = life(op);
 	kata_sandbox *s = l->base.sandbox;
+	int rc = check_copies(l->record, l->new_vm, err);
 
-	if (strcmp(kata_vm_get_uuid(l->new_vm), l->record->vm_uuid) != 0)
-		return kata__fail(err, KATA_E_CORRUPT, CALLER, "record.vm_uuid: %s, but its VM is %s",
-				  l->record->vm_uuid, kata_vm_get_uuid(l->new_vm));
+	if (rc < 0)
+		return rc;
 	s->vm = kata__take_ptr(l->new_vm);
 	return kata__sandbox_listen(s, err);
 }
@@ -147,7 +187,9 @@ int kata__sandbox_new_from_record(kata_context *ctx, const char *id, const struc
 		return kata__fail_no_memory(err);
 	for (size_t i = 0; i < n; i++)
 		dns[i] = json_string_value(json_array_get(lines, i));
-	rc = kata__sandbox_new(ctx, id, record->hostname, n ? dns : NULL, vm, KATA_SANDBOX_OBTAINING, ret, err);
+	rc = kata__sandbox_check_names("record", KATA_E_CORRUPT, record->hostname, dns, err);
+	if (rc == 0)
+		rc = kata__sandbox_new(ctx, id, record->hostname, n ? dns : NULL, vm, KATA_SANDBOX_OBTAINING, ret, err);
 	free(dns);
 	return rc;
 }
@@ -204,7 +246,7 @@ int kata_sandbox_build_from_released(kata_context *context, const char *json, si
 						: "ret_sandbox");
 	rc = kata__context_check_may_block(context, "kata_sandbox_build_from_released", err);
 	if (rc == 0)
-		rc = kata__record_from_json(json, length ? length : strlen(json), &record, err);
+		rc = kata__record_from_json(json, length, &record, err);
 	if (rc < 0)
 		return rc;
 	return kata__sandbox_rebuild(context, record, record->epoch + 1, vm_builder, agent_builder, options,

@@ -259,6 +259,18 @@ int kata__sandbox_new(kata_context *ctx, const char *id, const char *hostname, c
 	return 0;
 }
 
+int kata__sandbox_check_names(const char *of, int status, const char *hostname, const char *const *dns,
+			      kata_error **err)
+{
+	if (hostname && !hostname[0])
+		return kata__fail(err, status, CALLER, "%s.hostname: it is empty, expected a name or NULL", of);
+	for (size_t i = 0; dns && dns[i]; i++)
+		if (!dns[i][0] || strpbrk(dns[i], "\r\n"))
+			return kata__fail(err, status, CALLER,
+					  "%s.dns[%zu]: expected one line of resolv.conf without a newline", of, i);
+	return 0;
+}
+
 static int check_options(const kata_sandbox_options *options, kata_error **err)
 {
 	if (!options)
@@ -268,14 +280,7 @@ static int check_options(const kata_sandbox_options *options, kata_error **err)
 				  "options.size: %zu is too small, use KATA_SANDBOX_OPTIONS_INIT", options->size);
 	if (options->id && kata__id_check("options.id", options->id, err) < 0)
 		return KATA_E_INVALID;
-	if (options->hostname && !options->hostname[0])
-		return kata__fail(err, KATA_E_INVALID, CALLER,
-				  "options.hostname: it is empty, expected a name or NULL");
-	for (size_t i = 0; options->dns && options->dns[i]; i++)
-		if (!options->dns[i][0] || strpbrk(options->dns[i], "\r\n"))
-			return kata__fail(err, KATA_E_INVALID, CALLER,
-					  "options.dns[%zu]: expected one line of resolv.conf without a newline", i);
-	return 0;
+	return kata__sandbox_check_names("options", KATA_E_INVALID, options->hostname, options->dns, err);
 }
 
 static int check_vm_state(kata_vm *vm, kata_error **err)

@@ -80,6 +80,10 @@ struct kata_sandbox {
 
 /* ---- sandbox.c: object and states */
 
+/* Hostname and DNS lines as options or a record (`of`) have them; NULL: none. `status` where they are not of their
+ * form. */
+int kata__sandbox_check_names(const char *of, int status, const char *hostname, const char *const *dns,
+			      kata_error **err);
 /* A sandbox around `vm` (NULL: set later by a rebuild) in `state`. id must be checked; hostname NULL: the id. */
 int kata__sandbox_new(kata_context *ctx, const char *id, const char *hostname, const char *const *dns, kata_vm *vm,
 		      kata_sandbox_state state, kata_sandbox **ret, kata_error **err);

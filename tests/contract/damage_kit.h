@@ -223,7 +223,8 @@ STANDIN_FN void assert_good_record_works(struct site *w, const char *when)
 {
 	kata_sandbox *s = NULL;
 	kata_error *err = NULL;
-	int rc = kata_sandbox_build_from_released(w->k.f.context, w->json, 0, w->k.builder, NULL, NULL, &s, &err);
+	int rc = kata_sandbox_build_from_released(w->k.f.context, w->json, strlen(w->json), w->k.builder, NULL, NULL,
+						  &s, &err);
 
 	cr_assert_eq(rc, 0, "%s: the good record: %s", when, error_text(err));
 	if (kata_sandbox_get_state(s) == KATA_SANDBOX_PAUSED)
@@ -240,9 +241,9 @@ STANDIN_FN void site_deinit(struct site *w)
 
 	alarm(0);
 	assert_good_record_works(w, "at the end");
-	fixture_assert_ok(
-		kata_sandbox_build_from_released(w->k.f.context, w->json, 0, w->k.builder, NULL, NULL, &w->k.s, &err),
-		err);
+	fixture_assert_ok(kata_sandbox_build_from_released(w->k.f.context, w->json, strlen(w->json), w->k.builder, NULL,
+							   NULL, &w->k.s, &err),
+			  err);
 	fixture_assert_ok(kata_sandbox_destroy(w->neighbour, NULL, &err), err);
 	kata_sandbox_unref(w->neighbour);
 	cr_assert_eq(kill(w->canary, SIGKILL), 0);

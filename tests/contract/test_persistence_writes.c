@@ -182,8 +182,8 @@ static int run_release(struct book *b, kata_error **err)
 	if (b->json) {
 		kata_sandbox_unref(b->k.s);
 		b->k.s = NULL;
-		cr_assert_eq(kata_sandbox_build_from_released(b->k.f.context, b->json, 0, b->k.builder, NULL, NULL,
-							      &next, err),
+		cr_assert_eq(kata_sandbox_build_from_released(b->k.f.context, b->json, strlen(b->json), b->k.builder,
+							      NULL, NULL, &next, err),
 			     0, "%s", error_text(*err));
 		b->k.s = next;
 		free(b->json);

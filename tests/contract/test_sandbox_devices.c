@@ -91,8 +91,9 @@ Test(sandbox_devices, a_disk_that_a_container_names_cannot_be_taken_from_the_vm)
 	kata_vm_unref(vm);
 	fixture_assert_ok(kata_sandbox_release(k.s, NULL, &json, &err), err);
 	kata_sandbox_unref(k.s);
-	fixture_assert_ok(kata_sandbox_build_from_released(k.f.context, json, 0, k.builder, NULL, NULL, &k.s, &err),
-			  err);
+	fixture_assert_ok(
+		kata_sandbox_build_from_released(k.f.context, json, strlen(json), k.builder, NULL, NULL, &k.s, &err),
+		err);
 	free(json);
 	vm = kata_sandbox_get_vm(k.s);
 	both_in_use(vm);

@@ -220,8 +220,9 @@ Test(sandbox_life, everything_is_refused_after_the_release_the_destroy_included)
 	error_clear(&err);
 	fixture_assert_fails(kata_sandbox_shutdown(k.s, NULL, &err), KATA_E_STATE, err);
 	error_clear(&err);
-	fixture_assert_ok(kata_sandbox_build_from_released(k.f.context, json, 0, k.builder, NULL, NULL, &again, &err),
-			  err);
+	fixture_assert_ok(
+		kata_sandbox_build_from_released(k.f.context, json, strlen(json), k.builder, NULL, NULL, &again, &err),
+		err);
 	kata_sandbox_unref(k.s);
 	k.s = again;
 	free(json);

@@ -107,8 +107,9 @@ Test(sandbox_records, release_lets_go_and_the_record_brings_everything_back)
 	cr_assert_str_eq(again, json);
 	free(again);
 	kata_sandbox_unref(k.s);
-	fixture_assert_ok(kata_sandbox_build_from_released(k.f.context, json, 0, k.builder, NULL, NULL, &next, &err),
-			  err);
+	fixture_assert_ok(
+		kata_sandbox_build_from_released(k.f.context, json, strlen(json), k.builder, NULL, NULL, &next, &err),
+		err);
 	free(json);
 	k.s = next;
 	KIT_ASSERT_STATE(&k, KATA_SANDBOX_RUNNING);
@@ -129,8 +130,9 @@ Test(sandbox_records, a_paused_sandbox_is_released_paused_and_answers_once_resum
 	fixture_assert_ok(kata_sandbox_pause(k.s, NULL, &err), err);
 	fixture_assert_ok(kata_sandbox_release(k.s, NULL, &json, &err), err);
 	kata_sandbox_unref(k.s);
-	fixture_assert_ok(kata_sandbox_build_from_released(k.f.context, json, 0, k.builder, NULL, NULL, &next, &err),
-			  err);
+	fixture_assert_ok(
+		kata_sandbox_build_from_released(k.f.context, json, strlen(json), k.builder, NULL, NULL, &next, &err),
+		err);
 	free(json);
 	k.s = next;
 	KIT_ASSERT_STATE(&k, KATA_SANDBOX_PAUSED);
@@ -198,16 +200,107 @@ Test(sandbox_records, a_record_that_is_cut_or_changed_is_refused_and_the_good_on
 	for (size_t n = 1; n < strlen(json); n += 97)
 		assert_rebuild_fails(&k, json, n, KATA_E_CORRUPT);
 	bad = changed(json, "version", json_integer(99));
-	assert_rebuild_fails(&k, bad, 0, KATA_E_VERSION);
+	assert_rebuild_fails(&k, bad, strlen(bad), KATA_E_VERSION);
 	free(bad);
 	bad = changed(json, "vm_uuid", json_string("00000000-0000-4000-8000-000000000000"));
-	assert_rebuild_fails(&k, bad, 0, KATA_E_CORRUPT);
+	assert_rebuild_fails(&k, bad, strlen(bad), KATA_E_CORRUPT);
 	free(bad);
-	fixture_assert_ok(kata_sandbox_build_from_released(k.f.context, json, 0, k.builder, NULL, NULL, &next, &err),
-			  err);
+	fixture_assert_ok(
+		kata_sandbox_build_from_released(k.f.context, json, strlen(json), k.builder, NULL, NULL, &next, &err),
+		err);
 	free(json);
 	k.s = next;
 	assert_furnished(&k);
+	kit_deinit(&k);
+}
+
+static void assert_member_refused(struct kit *k, const char *json, const char *member, json_t *value)
+{
+	char *bad = changed(json, member, value), where[64];
+	kata_sandbox *s = NULL;
+	kata_error *err = NULL;
+
+	fixture_assert_fails(
+		kata_sandbox_build_from_released(k->f.context, bad, strlen(bad), k->builder, NULL, NULL, &s, &err),
+		KATA_E_CORRUPT, err);
+	snprintf(where, sizeof(where), "record.%s", member);
+	cr_assert_not_null(strstr(kata_error_get_message(err), where), "%s: %s", member, kata_error_get_message(err));
+	cr_assert_null(s);
+	error_clear(&err);
+	free(bad);
+}
+
+Test(sandbox_records, what_contradicts_the_machine_or_has_not_its_form_is_refused_by_name)
+{
+	struct kit k;
+	kata_sandbox *next = NULL;
+	char *json = NULL;
+	kata_error *err = NULL;
+
+	kit_init(&k);
+	furnish(&k);
+	fixture_assert_ok(kata_sandbox_release(k.s, NULL, &json, &err), err);
+	kata_sandbox_unref(k.s);
+	assert_member_refused(&k, json, "vm_id", json_string("another"));
+	assert_member_refused(&k, json, "vm_driver", json_string("qemu"));
+	assert_member_refused(&k, json, "vm_accelerator", json_string("kvm"));
+	assert_member_refused(&k, json, "vm_pid", json_integer(1));
+	assert_member_refused(&k, json, "vm_start_time", json_integer(1));
+	assert_member_refused(&k, json, "vm_cpus", json_integer(77));
+	assert_member_refused(&k, json, "vm_memory_mib", json_integer(77));
+	assert_member_refused(&k, json, "epoch", json_integer(INT64_MAX)); /* there is none after it */
+	assert_member_refused(&k, json, "hostname", json_string(""));
+	assert_member_refused(&k, json, "dns", json_pack("[s]", "nameserver 10.0.2.3\nsearch x"));
+	fixture_assert_ok(
+		kata_sandbox_build_from_released(k.f.context, json, strlen(json), k.builder, NULL, NULL, &next, &err),
+		err);
+	free(json);
+	k.s = next;
+	assert_furnished(&k);
+	kit_deinit(&k);
+}
+
+/* Rows beside `vm`, for who reads the database: devices are those of `vm`. */
+Test(sandbox_records, the_copies_of_devices_are_not_read_back)
+{
+	struct kit k;
+	kata_sandbox *next = NULL;
+	char *json = NULL, *other, *again = NULL;
+	json_t *o;
+	kata_error *err = NULL;
+
+	kit_init(&k);
+	furnish(&k);
+	fixture_assert_ok(kata_sandbox_release(k.s, NULL, &json, &err), err);
+	kata_sandbox_unref(k.s);
+	o = json_loads(json, 0, NULL);
+	cr_assert_gt(json_array_size(json_object_get(o, "storages")), 0u);
+	json_object_set_new(json_array_get(json_object_get(o, "storages"), 0), "path", json_string("../../x"));
+	other = json_dumps(o, JSON_COMPACT);
+	json_decref(o);
+	fixture_assert_ok(
+		kata_sandbox_build_from_released(k.f.context, other, strlen(other), k.builder, NULL, NULL, &next, &err),
+		err);
+	k.s = next;
+	assert_furnished(&k);
+	fixture_assert_ok(kata_sandbox_dump(k.s, &again, &err), err);
+	cr_assert_null(strstr(again, "../../x"));
+	free(again);
+	free(other);
+	free(json);
+	kit_deinit(&k);
+}
+
+/* The length is taken literally, whatever follows. */
+Test(sandbox_records, a_record_of_no_bytes_is_corrupt)
+{
+	struct kit k;
+	char *text = malloc(1);
+
+	kit_init(&k);
+	*text = '{';
+	assert_rebuild_fails(&k, text, 0, KATA_E_CORRUPT);
+	free(text);
 	kit_deinit(&k);
 }
 
@@ -221,12 +314,13 @@ Test(sandbox_records, a_record_of_a_vm_that_is_gone_says_so)
 	kit_init(&k);
 	fixture_assert_ok(kata_sandbox_release(k.s, NULL, &json, &err), err);
 	kata_sandbox_unref(k.s);
-	fixture_assert_ok(kata_sandbox_build_from_released(k.f.context, json, 0, k.builder, NULL, NULL, &next, &err),
-			  err);
+	fixture_assert_ok(
+		kata_sandbox_build_from_released(k.f.context, json, strlen(json), k.builder, NULL, NULL, &next, &err),
+		err);
 	fixture_assert_ok(kata_sandbox_destroy(next, NULL, &err), err);
 	kata_sandbox_unref(next);
 	k.s = NULL;
-	assert_rebuild_fails(&k, json, 0, KATA_E_GONE);
+	assert_rebuild_fails(&k, json, strlen(json), KATA_E_GONE);
 	free(json);
 	kit_deinit(&k);
 }
@@ -389,8 +483,9 @@ Test(sandbox_records, a_release_that_cannot_be_stored_says_so_and_hands_the_reco
 	KIT_ASSERT_STATE(&k, KATA_SANDBOX_RELEASED);
 	cr_assert_not_null(json);
 	kata_sandbox_unref(k.s);
-	fixture_assert_ok(kata_sandbox_build_from_released(k.f.context, json, 0, k.builder, NULL, NULL, &next, &err),
-			  err);
+	fixture_assert_ok(
+		kata_sandbox_build_from_released(k.f.context, json, strlen(json), k.builder, NULL, NULL, &next, &err),
+		err);
 	free(json);
 	k.s = next;
 	book_close(&b);

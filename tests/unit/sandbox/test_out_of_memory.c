@@ -329,7 +329,7 @@ static int hand_over(kata_error **err)
 	int rc = kata_sandbox_release(s, &soon, &json, err);
 
 	if (rc == 0)
-		rc = kata_sandbox_build_from_released(f.context, json, 0, builder, NULL, &soon, &next, err);
+		rc = kata_sandbox_build_from_released(f.context, json, strlen(json), builder, NULL, &soon, &next, err);
 	free(json);
 	if (rc == 0) {
 		kata_sandbox_unref(s);
@@ -347,8 +347,9 @@ static void take_back_and_destroy(void)
 
 	if (kata_sandbox_get_state(s) == KATA_SANDBOX_RELEASED) {
 		fixture_assert_ok(kata_sandbox_dump(s, &json, &err), err);
-		fixture_assert_ok(
-			kata_sandbox_build_from_released(f.context, json, 0, builder, NULL, NULL, &next, &err), err);
+		fixture_assert_ok(kata_sandbox_build_from_released(f.context, json, strlen(json), builder, NULL, NULL,
+								   &next, &err),
+				  err);
 		free(json);
 		kata_sandbox_unref(s);
 		s = next;
