@@ -7,8 +7,9 @@
  * init makes the template (nothing where it is valid), status says what it is made of and whether that still holds,
  * clone starts clones side by side (in VMMs that were started before, as many as --prestarted says) and says how long
  * each took to its agent's answer, drain ends the machines below the
- * state directory that no living process drives, destroy drains and removes the template. With --json each line of
- * stdout is one object; errors are an object too, and a line on stderr. Exit status: 0, 1 (failed), 2 (usage).
+ * state directory that no living process drives and removes what is left of a making that was killed, destroy drains
+ * and removes the template. With --json each line of stdout is one object; errors are an object too, and a line on
+ * stderr. Exit status: 0, 1 (failed), 2 (usage).
  */
 #include <kata/kata.h>
 
@@ -275,12 +276,14 @@ static int clone_all(void)
 
 static int drain(void)
 {
+	const char *const directories[] = {o.path, NULL};
 	kata_recover_options all = KATA_RECOVER_OPTIONS_INIT;
 	kata_recover_report *report = NULL;
 	size_t ended = 0, owned = 0, left = 0;
 	kata_error *err = NULL;
 
 	all.flags = KATA_RECOVER_APPLY | KATA_RECOVER_ATTACHABLE_TOO;
+	all.directories = directories; /* what is left of a making, too */
 	if (kata_recover(ctx, NULL, &all, &report, &err))
 		return failed("drain", err);
 	for (size_t i = 0; i < kata_recover_report_get_count(report); i++) {
