@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define WARM_UP 4u                /* rounds: caches, workers and the arenas of malloc have their size after them */
-#define RSS_GROWTH_MAX (2l << 20) /* over all rounds; one page a round would be as much after 500 */
+#define RSS_GROWTH_MAX (4l << 20) /* over all rounds: stacks and arenas of workers that start late */
 
 #define ONCE_MAX 8        /* pieces: workers are started when they are first needed, at any round */
 #define SETTLE_PAUSES 400 /* of 5 ms */
