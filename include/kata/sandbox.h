@@ -64,7 +64,8 @@ typedef struct kata_sandbox_options {
 /*
  * From parts: a VM (state CREATED, RUNNING or PAUSED) and its agent. `agent` NULL: start connects one itself (direct).
  * The sandbox takes references; the caller may go on using the parts, devices plugged into the VM belong to the
- * sandbox's record too.
+ * sandbox's record too. A VM is of one sandbox at a time, until the last reference to that is dropped. Returns INVALID
+ * (which option; the agent is connected to another VM), STATE (the VM's), BUSY (the VM is of another sandbox).
  */
 KATA_API int kata_sandbox_new(kata_context *context, const kata_sandbox_options *options, kata_vm *vm,
 			      kata_agent *agent, kata_sandbox **ret_sandbox, kata_error **err);

@@ -92,6 +92,8 @@ static int step_adopt_vm(kata_op *op, kata_error **err)
 	kata_sandbox *s = l->base.sandbox;
 	int rc = check_copies(l->record, l->new_vm, err);
 
+	if (rc == 0)
+		rc = kata__vm_take(l->new_vm, s->id, err);
 	if (rc < 0)
 		return rc;
 	s->vm = kata__take_ptr(l->new_vm);

@@ -240,6 +240,11 @@ int kata__sandbox_new(kata_context *ctx, const char *id, const char *hostname, c
 	s->dns = dns ? kata__strv_dup(dns) : NULL;
 	rc = !s->hostname || (dns && !s->dns) ? kata__fail_no_memory(err)
 					      : kata__context_enter(ctx, KATA__OBJECT_SANDBOX, err);
+	if (rc == 0 && vm) {
+		rc = kata__vm_take(vm, s->id, err);
+		if (rc < 0)
+			kata__context_leave(ctx, KATA__OBJECT_SANDBOX);
+	}
 	if (rc < 0) {
 		free(s->hostname);
 		kata__strv_free(s->dns);
@@ -294,6 +299,15 @@ static int check_vm_state(kata_vm *vm, kata_error **err)
 			  kata_vm_get_id(vm), kata_vm_state_get_name(state));
 }
 
+/* One that the caller made by himself (kata_agent_new) may have no VM. */
+static int check_agent_vm(const kata_agent *agent, const kata_vm *vm, kata_error **err)
+{
+	if (!agent || !agent->vm || agent->vm == vm)
+		return 0;
+	return kata__fail(err, KATA_E_INVALID, CALLER, "agent: is connected to VM '%s', must be to '%s'",
+			  kata_vm_get_id(agent->vm), kata_vm_get_id(vm));
+}
+
 int kata_sandbox_new(kata_context *context, const kata_sandbox_options *options, kata_vm *vm, kata_agent *agent,
 		     kata_sandbox **ret_sandbox, kata_error **err)
 {
@@ -309,6 +323,8 @@ int kata_sandbox_new(kata_context *context, const kata_sandbox_options *options,
 	rc = check_options(options, err);
 	if (rc == 0)
 		rc = check_vm_state(vm, err);
+	if (rc == 0)
+		rc = check_agent_vm(agent, vm, err);
 	if (rc < 0)
 		return rc;
 	if (!options)
@@ -417,6 +433,8 @@ void kata_sandbox_unref(kata_sandbox *sandbox)
 	if (sandbox->listening || sandbox->containers)
 		tear_down_on_leader(sandbox);
 	kata_agent_unref(sandbox->agent);
+	if (sandbox->vm)
+		kata__vm_let_go(sandbox->vm, sandbox->id);
 	kata_vm_unref(sandbox->vm);
 	kata__close_fd(&sandbox->ended_fd);
 	free_interfaces(sandbox->interfaces);

@@ -54,6 +54,7 @@ struct kata__vm_shared {
 	bool owns_dir;           /* we made vm->dir or took it over: destroy may remove it */
 	struct kata__owner_stamp owner; /* the owner.json that says so */
 	int ended_fd;
+	const char *sandbox_id; /* borrowed: of the sandbox that has it; NULL: none */
 	struct kata__process_identity process;
 	uint64_t started_ns;
 	uint64_t epoch;

@@ -158,6 +158,30 @@ void kata__vm_set_pid(kata_vm *vm, pid_t pid, uint64_t start_time)
 	kata__vm_unlock(vm);
 }
 
+int kata__vm_take(kata_vm *vm, const char *sandbox_id, kata_error **err)
+{
+	int rc = 0;
+
+	kata__vm_lock(vm);
+	if (vm->shared->sandbox_id)
+		rc = kata__fail(
+			err, KATA_E_BUSY, CALLER,
+			"vm: VM '%s' is of sandbox '%s', which must be released or destroyed, and dropped, first",
+			vm->id, vm->shared->sandbox_id);
+	else
+		vm->shared->sandbox_id = sandbox_id;
+	kata__vm_unlock(vm);
+	return rc;
+}
+
+void kata__vm_let_go(kata_vm *vm, const char *sandbox_id)
+{
+	kata__vm_lock(vm);
+	if (vm->shared->sandbox_id == sandbox_id)
+		vm->shared->sandbox_id = NULL;
+	kata__vm_unlock(vm);
+}
+
 void kata__vm_get_process(const kata_vm *vm, struct kata__process_identity *ret)
 {
 	kata__vm_lock(vm);

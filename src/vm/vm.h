@@ -145,6 +145,11 @@ int kata__vm_add_listener(kata_vm *vm, kata__vm_ended_fn ended, kata__vm_check_u
 			  kata_error **err);
 void kata__vm_remove_listener(kata_vm *vm, kata__vm_ended_fn ended, void *user);
 
+/* [any thread] One sandbox at a time has a VM: `sandbox_id` is borrowed until it lets go (by the same pointer; nothing
+ * where it does not have it). BUSY: another has it. */
+int kata__vm_take(kata_vm *vm, const char *sandbox_id, kata_error **err);
+void kata__vm_let_go(kata_vm *vm, const char *sandbox_id);
+
 /* Adds the VMM's last words and the console's tail to an error in the making. */
 void kata__vm_explain(kata_vm *vm, kata_error *err);
 

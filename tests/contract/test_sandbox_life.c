@@ -455,3 +455,37 @@ Test(sandbox_life, null_arguments_are_named)
 	cr_assert_null(kata_sandbox_ref(NULL));
 	cr_assert_str_eq(kata_sandbox_state_get_name((kata_sandbox_state)99), "unknown");
 }
+
+Test(sandbox_life, a_vm_is_of_one_sandbox_and_the_agent_is_its_own)
+{
+	kata_vm_config config = KATA_VM_CONFIG_INIT;
+	kata_sandbox_options options = KATA_SANDBOX_OPTIONS_INIT;
+	kata_sandbox *second = NULL;
+	kata_agent *agent;
+	kata_vm *own, *other = NULL;
+	struct kit k;
+	kata_error *err = NULL;
+
+	kit_init(&k);
+	own = kata_sandbox_get_vm(k.s);
+	agent = kata_sandbox_get_agent(k.s);
+	config.id = "other";
+	fixture_assert_ok(kata_vm_builder_build(k.builder, &config, NULL, NULL, &other, &err), err);
+	fixture_assert_fails(kata_sandbox_new(k.f.context, NULL, other, agent, &second, &err), KATA_E_INVALID, err);
+	cr_assert_str_eq(kata_error_get_message(err), "agent: is connected to VM 'sb', must be to 'other'");
+	error_clear(&err);
+	options.id = "second";
+	fixture_assert_fails(kata_sandbox_new(k.f.context, &options, own, agent, &second, &err), KATA_E_BUSY, err);
+	cr_assert_not_null(strstr(kata_error_get_message(err), "VM 'sb' is of sandbox 'sb'"), "%s", error_text(err));
+	error_clear(&err);
+	cr_assert_null(second);
+
+	/* Who drops the first, and goes on with the parts, may make another. */
+	kata_sandbox_unref(k.s);
+	fixture_assert_ok(kata_sandbox_new(k.f.context, &options, own, agent, &k.s, &err), err);
+	fixture_assert_ok(kata_sandbox_start(k.s, NULL, &err), err);
+	kata_agent_unref(agent);
+	kata_vm_unref(own);
+	kata_vm_unref(other);
+	kit_deinit(&k);
+}
