@@ -43,6 +43,14 @@ KILLED_DURING(rebuild, "rebuild")
 KILLED_DURING(destroy, "destroy")
 KILLED_DURING(restore, "restore")
 
+/* The guest must have booted, to let go of it, in most rounds. */
+Test(vm_kill, killed_during_unplug_of_a_nic, .timeout = 300)
+{
+	if (!getenv("KATA_TEST_ROUNDS"))
+		cr_skip_test("boots a guest for each point, nearly a minute: KATA_TEST_ROUNDS=1 runs it");
+	kill_with(vm_kill_everywhere, "unplug-nic");
+}
+
 Test(vm_kill, whoever_takes_over_what_was_being_saved_finds_it_running, .timeout = 300)
 {
 	kill_with(while_saving, "save-recorded");

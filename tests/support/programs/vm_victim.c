@@ -123,6 +123,15 @@ static void with_devices(struct victim *v)
 	cold(v);
 }
 
+/* A guest that runs lets go of what is unplugged. */
+static void with_devices_running(struct victim *v)
+{
+	kata_error *err = NULL;
+
+	with_devices(v);
+	MUST(kata_vm_resume(v->vm, NULL, &err));
+}
+
 static void released(struct victim *v)
 {
 	kata_error *err = NULL;
@@ -197,6 +206,10 @@ static int begin_plug_nic(struct victim *v, kata_op **op, kata_error **err)
 {
 	return kata_vm_add_nic_begin(v->vm, v->nic, NULL, op, err);
 }
+static int begin_unplug_nic(struct victim *v, kata_op **op, kata_error **err)
+{
+	return kata_vm_remove_nic_begin(v->vm, "nic", NULL, op, err);
+}
 static int begin_resume(struct victim *v, kata_op **op, kata_error **err)
 {
 	return kata_vm_resume_begin(v->vm, NULL, op, err);
@@ -236,6 +249,7 @@ static const struct operation {
 	{"plug-disk", start, begin_plug_disk},
 	{"unplug-disk", with_devices, begin_unplug_disk},
 	{"plug-nic", start, begin_plug_nic},
+	{"unplug-nic", with_devices_running, begin_unplug_nic},
 	{"resume", start, begin_resume},
 	{"release", with_devices, begin_release},
 	{"rebuild", released, begin_rebuild},
