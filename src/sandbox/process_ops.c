@@ -19,6 +19,7 @@ struct process_op {
 	char exec_id[KATA__ID_MAX + 1]; /* "": not given */
 	struct kata__spec spec;
 	bool reserved;
+	bool killed; /* by the undo: the agent keeps its id until it is over and somebody has waited for it */
 	uint32_t signal, rows, columns;
 	struct kata__waiter waiter;
 };
@@ -81,13 +82,19 @@ static int step_reserve(kata_op *op, kata_error **err)
 
 static int step_unreserve(kata_op *op, kata_error **err)
 {
+	kata_agent_request request = {.size = sizeof(request), .method = KATA_AGENT_WAIT_PROCESS};
+	struct process_op *o = data_of(op);
 	struct kata__container *c;
 	struct kata__process *p = reserved(op, &c);
 
 	if (p)
 		kata__process_forget(kata__sandbox_of(op), c, p);
-	data_of(op)->reserved = false;
-	return KATA__STEP_DONE;
+	o->reserved = false;
+	if (!o->killed)
+		return KATA__STEP_DONE;
+	request.container_id = o->container_id;
+	request.exec_id = o->exec_id;
+	return kata__sandbox_call_anyhow(op, &request, err);
 }
 
 static int step_exec(kata_op *op, kata_error **err)
@@ -110,6 +117,7 @@ static int step_unexec(kata_op *op, kata_error **err)
 	request.container_id = o->container_id;
 	request.exec_id = o->exec_id;
 	request.signal = 9;
+	o->killed = true;
 	return kata__sandbox_call_anyhow(op, &request, err);
 }
 

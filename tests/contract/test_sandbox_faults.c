@@ -333,8 +333,8 @@ static int begin_exec(struct kit *k, kata_op **op, kata_error **err)
 	kata_process_config config = KATA_PROCESS_CONFIG_INIT;
 	char id[16];
 
-	/* The agent remembers an exec id until its process was waited for, so each try has its own. */
-	snprintf(id, sizeof(id), "e%u", exec_number++);
+	/* The same until it succeeds: what was undone leaves the id free in the guest too. */
+	snprintf(id, sizeof(id), "e%u", exec_number);
 	config.exec_id = id;
 	config.oci_process = "{\"args\":[\"sleep\"],\"cwd\":\"/\",\"user\":{\"uid\":0,\"gid\":0}}";
 	return kata_sandbox_add_process_begin(k->s, "c1", &config, NULL, op, err);
@@ -345,6 +345,7 @@ static unsigned shown_execs;
 static void revert_exec(struct kit *k)
 {
 	shown_execs++;
+	exec_number++;
 }
 
 static void check_no_exec(struct kit *k, const char *point)

@@ -155,6 +155,19 @@ struct kata__mock_process *kata__mock_container_find(const struct kata__mock_con
 	return p;
 }
 
+void kata__mock_container_drop_exited(struct kata__mock_container *c, const char *exec_id)
+{
+	for (struct kata__mock_process **at = &c->processes->next; *at; at = &(*at)->next) {
+		struct kata__mock_process *p = *at;
+
+		if (p->state != KATA__MOCK_PROCESS_EXITED || strcmp(p->id, exec_id) != 0)
+			continue;
+		*at = p->next;
+		kata__mock_process_free(p);
+		return;
+	}
+}
+
 void kata__mock_container_add(struct kata__mock_container *c, struct kata__mock_process *take_process)
 {
 	struct kata__mock_process **at = &c->processes;

@@ -45,6 +45,8 @@ bool kata__mock_guest_has_mounted(const struct kata__mock_guest *g, const char *
 
 /* exec_id "" is the init process. */
 struct kata__mock_process *kata__mock_container_find(const struct kata__mock_container *c, const char *exec_id);
+/* An exec that has exited gives its id up to the next. */
+void kata__mock_container_drop_exited(struct kata__mock_container *c, const char *exec_id);
 void kata__mock_container_add(struct kata__mock_container *c, struct kata__mock_process *take_process);
 void kata__mock_container_set_paused(struct kata__mock_container *c, bool paused);
 uint32_t kata__mock_container_count_running(const struct kata__mock_container *c);

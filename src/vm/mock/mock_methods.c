@@ -369,6 +369,7 @@ static bool exec_process(struct kata__mock_agent *a, struct kata__mock_call *cal
 		return refuse(call, INTERNAL, "container '%s' is not running", c->id);
 	if (!q->process || !q->process->n_args || !*q->process->args[0])
 		return refuse(call, INVALID_ARGUMENT, "process.args is empty");
+	kata__mock_container_drop_exited(c, q->exec_id);
 	if (!*q->exec_id || kata__mock_container_find(c, q->exec_id))
 		return refuse(call, INTERNAL, "exec_id '%.64s' already exists", q->exec_id);
 	p = new_process(q->exec_id, q->process);
