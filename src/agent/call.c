@@ -235,13 +235,15 @@ static void call_finish(kata_op *op, int status, kata_error **error)
 	const struct kata__agent_call *call = kata__op_data(op);
 	kata_vm *vm = call->agent->vm;
 
-	if (status == KATA_E_TIMEOUT && kata_error_get_origin(*error) == KATA_ORIGIN_HOST)
-		kata__error_set_hint(*error,
-				     "the agent did not answer %s in time: see the console's tail; is the guest "
-				     "overloaded, or did the agent die?",
-				     method_names[call->request.method]);
 	if (vm && (status == KATA_E_TIMEOUT || status == KATA_E_GONE))
 		kata__vm_explain(vm, *error);
+	if (status == KATA_E_TIMEOUT && kata_error_get_origin(*error) == KATA_ORIGIN_HOST &&
+	    !kata_error_get_hint(*error))
+		kata__error_set_hint(*error,
+				     "the agent did not answer %s in time: %sis the guest overloaded, or did the "
+				     "agent die?",
+				     method_names[call->request.method],
+				     kata_error_get_console(*error) ? "see the console's tail; " : "");
 }
 
 static void call_free(void *data)

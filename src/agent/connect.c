@@ -476,18 +476,18 @@ static void explain(struct kata__connect *c, kata_error *err)
 {
 	int status = (int)kata_error_get_status(err);
 
-	if (status == KATA_E_TIMEOUT) {
+	if (status == KATA_E_TIMEOUT)
 		kata__error_add_cause(err, kata__take_ptr(c->last));
-		kata__error_set_hint(
-			err,
-			"the guest's agent did not answer (%u tries): the console's tail shows how far the boot came; "
-			"an emulated guest boots in 4 to 30 s; is the agent in the initrd, and the port "
-			"agent.channel.0 in "
-			"the machine?",
-			c->tries);
-	}
 	if (status == KATA_E_TIMEOUT || status == KATA_E_GONE || status == KATA_E_PROTOCOL)
 		kata__vm_explain(c->agent->vm, err);
+	if (status == KATA_E_TIMEOUT && !kata_error_get_hint(err))
+		kata__error_set_hint(
+			err,
+			"the guest's agent did not answer (%u tries): %s; an emulated guest boots in 4 to 30 "
+			"s; is the agent in the initrd, and the port agent.channel.0 in the machine?",
+			c->tries,
+			kata_error_get_console(err) ? "the console's tail shows how far the boot came"
+						    : "the guest has written nothing to its console");
 }
 
 /* An agent without a version, or with one that is too long, is asked again the next time. */

@@ -80,6 +80,9 @@ int kata__unix_connect(const char *path, int *ret_fd, kata_error **err)
 		if (errno == ECONNREFUSED || errno == ENOENT)
 			return kata__error_set(err, __FILE__, __LINE__, KATA_E_GONE, KATA_ORIGIN_HOST, errno,
 					       "nobody listens on '%s'", path);
+		if (errno == EAGAIN)
+			return kata__fail(err, KATA_E_BUSY, HOST,
+					  "'%s' takes no connection now: as many as it keeps wait already", path);
 		return kata__fail_errno(err, errno, "cannot connect to '%s'", path);
 	}
 	*ret_fd = kata__take_fd(&fd);

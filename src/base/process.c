@@ -369,6 +369,15 @@ bool kata__process_is_alive(const struct kata__process_identity *id)
 	return rc != KATA_E_GONE && rc != KATA_E_IDENTITY;
 }
 
+bool kata__process_is_stopped(const struct kata__process_identity *id)
+{
+	uint64_t start;
+	char state;
+
+	return id->pid > 1 && read_stat(id->pid, &start, &state) == 0 && start == id->start_time &&
+	       (state == 'T' || state == 't');
+}
+
 static bool is_file(int proc_fd, const char *name, dev_t dev, ino_t ino)
 {
 	struct stat st;

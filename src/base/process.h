@@ -61,6 +61,8 @@ bool kata__process_is_alive(const struct kata__process_identity *id);
 int kata__process_has_open(pid_t pid, dev_t dev, ino_t ino);
 /* It is on its way out: it may have closed its files already. */
 bool kata__process_is_ending(pid_t pid);
+/* A signal or a debugger has stopped it: it will not do anything until it is continued. */
+bool kata__process_is_stopped(const struct kata__process_identity *id);
 int kata__process_signal(int pidfd, int sig); /* 0 or -errno; -ESRCH when it has ended */
 /* Reaps when the process is our child and has ended. 1: ended and *ret_status is set (waitid code: exit status, or
  * 128+signal); *ret_status = -1 where it is not our child or was reaped elsewhere. 0: still alive. */

@@ -217,4 +217,6 @@ void kata__vm_explain(kata_vm *vm, kata_error *err)
 	if (text && !kata_error_get_console(err))
 		kata__error_set_console(err, text, len);
 	free(text);
+	if (vm->driver->explain)
+		vm->driver->explain(vm, err);
 }

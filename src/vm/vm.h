@@ -52,6 +52,8 @@ struct kata__vm_driver {
 	 */
 	char *(*get_console)(kata_vm *vm, size_t *ret_len);
 	char *(*get_vmm_output)(kata_vm *vm, size_t *ret_len);
+	/* [leader] May: adds what the VMM's process tells of a failure: how it ended, that it is stopped. */
+	void (*explain)(kata_vm *vm, kata_error *err);
 	/* The driver keeps nothing on disk: vm->dir is NULL, ops have no journal. */
 	bool no_files;
 };
@@ -150,7 +152,8 @@ void kata__vm_remove_listener(kata_vm *vm, kata__vm_ended_fn ended, void *user);
 int kata__vm_take(kata_vm *vm, const char *sandbox_id, kata_error **err);
 void kata__vm_let_go(kata_vm *vm, const char *sandbox_id);
 
-/* Adds the VMM's last words and the console's tail to an error in the making. */
+/* [leader] Adds what the driver knows, the VMM's last words and the console's tail to an error in the making. What
+ * the driver finds is a better hint than a caller's guess, which therefore comes afterwards and where there is none. */
 void kata__vm_explain(kata_vm *vm, kata_error *err);
 
 /* Shared steps of every driver's device tables (vm/device_steps.c). Undo of reserve frees the slot, of insert removes

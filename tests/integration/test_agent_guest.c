@@ -188,6 +188,7 @@ Test(agent_guest, a_stopped_machine_costs_one_deadline_and_a_killed_one_is_gone)
 
 	cr_assert_eq(kill(pid, SIGSTOP), 0);
 	fixture_assert_fails(end(&st, begin(&st, REQUEST(.method = KATA_AGENT_CHECK), 300)), KATA_E_TIMEOUT, st.err);
+	cr_assert_not_null(strstr(kata_error_get_hint(st.err), "the VMM is stopped"), "%s", error_text(st.err));
 	error_clear(&st.err);
 	cr_assert_eq(kill(pid, SIGCONT), 0);
 	fixture_assert_ok(kata_agent_check(st.agent, NULL, &st.err), st.err);
@@ -206,6 +207,34 @@ Test(agent_guest, a_stopped_machine_costs_one_deadline_and_a_killed_one_is_gone)
 	drop_agent(&st);
 	fixture_assert_fails(kata_agent_builder_build(st.builder, st.m.vm, NULL, NULL, &st.agent, &st.err), KATA_E_GONE,
 			     st.err);
+	error_clear(&st.err);
+	stage_deinit(&st);
+}
+
+/* The guest has not booted yet: there is no console's tail that a hint could refer to. */
+Test(agent_guest, who_connects_hears_that_qemu_is_stopped_and_how_it_ended)
+{
+	kata_op_options options = KATA_OP_OPTIONS_INIT;
+	struct stage st;
+	kata_op *op;
+	pid_t pid;
+
+	stage_init(&st, NULL);
+	pid = (pid_t)kata_vm_get_pid(st.m.vm);
+	cr_assert_eq(kill(pid, SIGSTOP), 0);
+	options.timeout_ms = 200;
+	fixture_assert_fails(kata_agent_builder_build(st.builder, st.m.vm, NULL, &options, &st.agent, &st.err),
+			     KATA_E_TIMEOUT, st.err);
+	cr_assert_not_null(strstr(kata_error_get_hint(st.err), "the VMM is stopped"), "%s", error_text(st.err));
+	cr_assert_null(strstr(error_text(st.err), "initrd"), "%s", error_text(st.err));
+	error_clear(&st.err);
+
+	fixture_assert_ok(kata_agent_builder_build_begin(st.builder, st.m.vm, NULL, NULL, &st.agent, &op, &st.err),
+			  st.err);
+	cr_assert_eq(kill(pid, SIGKILL), 0);
+	fixture_assert_fails(end(&st, op), KATA_E_GONE, st.err);
+	cr_assert_not_null(strstr(error_text(st.err), "<- QEMU was ended by signal 9"), "%s", error_text(st.err));
+	cr_assert_not_null(strstr(kata_error_get_hint(st.err), "out-of-memory"), "%s", error_text(st.err));
 	error_clear(&st.err);
 	stage_deinit(&st);
 }
@@ -231,6 +260,9 @@ Test(agent_guest, a_guest_that_panics_is_gone_and_its_console_says_why)
 			     st.err);
 	cr_assert_not_null(kata_error_get_console(st.err), "%s", error_text(st.err));
 	cr_assert_not_null(strstr(kata_error_get_console(st.err), "panic"), "%s", kata_error_get_console(st.err));
+	cr_assert_not_null(strstr(error_text(st.err), "<- QEMU has ended with exit status 0"), "%s",
+			   error_text(st.err));
+	cr_assert_not_null(strstr(kata_error_get_hint(st.err), "console's tail"), "%s", error_text(st.err));
 	error_clear(&st.err);
 	stage_deinit(&st);
 }

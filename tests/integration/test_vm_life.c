@@ -270,6 +270,79 @@ Test(vm_life, a_stopped_qemu_costs_a_call_its_deadline_and_can_be_destroyed)
 	machine_deinit(&m);
 }
 
+/* QEMU keeps few connections that it has not accepted: the third try finds no room, and waits for it. */
+Test(vm_life, a_stopped_qemu_costs_each_rebuild_its_deadline_and_one_that_goes_on_is_rebuilt)
+{
+	kata_op_options o = KATA_OP_OPTIONS_INIT;
+	kata_error *err = NULL;
+	kata_vm *again = NULL;
+	kata_op *op = NULL;
+	struct machine m;
+	char *json;
+	pid_t pid;
+
+	machine_init(&m, 0);
+	machine_build(&m, "a");
+	machine_start_paused(&m);
+	pid = (pid_t)kata_vm_get_pid(m.vm);
+	fixture_assert_ok(kata_vm_release(m.vm, NULL, &json, &err), err);
+	kata_vm_unref(m.vm);
+	m.vm = NULL;
+	kill(pid, SIGSTOP);
+	o.timeout_ms = 100;
+	for (int i = 0; i < 4; i++) {
+		fixture_assert_fails(
+			kata_vm_builder_build_from_released(m.builder, json, strlen(json), &o, &again, &err),
+			KATA_E_TIMEOUT, err);
+		cr_assert_not_null(strstr(kata_error_get_hint(err), "the VMM is stopped"), "%s", error_text(err));
+		error_clear(&err);
+	}
+	fixture_assert_ok(
+		kata_vm_builder_build_from_released_begin(m.builder, json, strlen(json), NULL, &m.vm, &op, &err), err);
+	kill(pid, SIGCONT);
+	fixture_assert_ok(kata_op_wait(op, &err), err);
+	kata_op_unref(op);
+	free(json);
+	machine_destroy(&m);
+	machine_deinit(&m);
+}
+
+/* The VM's own process may go while it waits for room. */
+Test(vm_life, a_stopped_qemu_that_is_killed_while_a_rebuild_waits_ends_it_with_gone)
+{
+	kata_op_options o = KATA_OP_OPTIONS_INIT;
+	kata_error *err = NULL;
+	kata_vm *again = NULL;
+	kata_op *op = NULL;
+	struct machine m;
+	char *json;
+	pid_t pid;
+
+	machine_init(&m, 0);
+	machine_build(&m, "a");
+	machine_start_paused(&m);
+	pid = (pid_t)kata_vm_get_pid(m.vm);
+	fixture_assert_ok(kata_vm_release(m.vm, NULL, &json, &err), err);
+	kill(pid, SIGSTOP);
+	o.timeout_ms = 50;
+	for (int i = 0; i < 3; i++) {
+		fixture_assert_fails(
+			kata_vm_builder_build_from_released(m.builder, json, strlen(json), &o, &again, &err),
+			KATA_E_TIMEOUT, err);
+		error_clear(&err);
+	}
+	fixture_assert_ok(
+		kata_vm_builder_build_from_released_begin(m.builder, json, strlen(json), NULL, &again, &op, &err), err);
+	usleep(100000); /* it waits for room by now; if not, it is gone all the same */
+	kill(pid, SIGKILL);
+	fixture_assert_fails(kata_op_wait(op, &err), KATA_E_GONE, err);
+	error_clear(&err);
+	kata_op_unref(op);
+	kata_vm_unref(again);
+	free(json);
+	machine_deinit(&m);
+}
+
 Test(vm_life, qemu_killed_while_a_call_waits_ends_that_call_with_gone)
 {
 	kata_error *err = NULL;

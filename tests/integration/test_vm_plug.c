@@ -468,3 +468,34 @@ Test(vm_plug, qemu_killed_during_a_plug_ends_it_with_gone_and_frees_the_disk)
 	kata_storage_unref(s);
 	machine_deinit(&m);
 }
+
+/* Of one VM the library itself sees it; of two only QEMU's locks do. */
+Test(vm_plug, a_file_that_another_vm_has_writable_is_busy_and_named)
+{
+	kata_storage *first, *second;
+	kata_error *err = NULL;
+	kata_vm *other;
+	struct machine m;
+
+	machine_init(&m, 0);
+	machine_build(&m, "a");
+	machine_start_paused(&m);
+	other = m.vm;
+	machine_build(&m, "b");
+	machine_start_paused(&m);
+	first = machine_disk(&m, "same", KATA_STORAGE_VIRTIO_BLK);
+	second = machine_disk(&m, "same", KATA_STORAGE_VIRTIO_BLK);
+	fixture_assert_ok(kata_vm_add_storage(other, first, NULL, &err), err);
+	fixture_assert_fails(kata_vm_add_storage(m.vm, second, NULL, &err), KATA_E_BUSY, err);
+	cr_assert_not_null(strstr(error_text(err), "storage 'same': another process or VM has "), "%s",
+			   error_text(err));
+	cr_assert_not_null(strstr(error_text(err), "same.raw"), "%s", error_text(err));
+	cr_assert_not_null(kata_error_get_hint(err));
+	error_clear(&err);
+	machine_destroy(&m);
+	m.vm = other;
+	machine_destroy(&m);
+	kata_storage_unref(first);
+	kata_storage_unref(second);
+	machine_deinit(&m);
+}

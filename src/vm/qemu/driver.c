@@ -76,4 +76,5 @@ const struct kata__vm_driver kata__qemu_driver = {
 	.dump_is_constant = true,
 	.get_console = kata__qemu_console,
 	.get_vmm_output = kata__qemu_last_words,
+	.explain = kata__qemu_explain,
 };

@@ -23,6 +23,7 @@
 #define BUSY_MS                                                                                                        \
 	10u /* between two tries to take away what a deleted device has not let go of yet; there is no event for it */
 #define BUSY_TRIES_MAX 200u
+#define FULL_MS 20u /* between two tries to connect while QEMU takes no connection */
 
 /* ---- life */
 
@@ -68,6 +69,50 @@ static void say_how_it_ended(const struct kata__qemu *q, kata_error **err)
 		kata__fail(err, KATA_E_GONE, VMM, "QEMU has ended with exit status %d", q->exit_status);
 }
 
+/* Who waited for QEMU's answer was told it when the connection broke. */
+static bool says_how_it_ended(const kata_error *err)
+{
+	for (; err; err = kata_error_get_cause(err))
+		if (strncmp(kata_error_get_message(err), "QEMU has ended", 14) == 0 ||
+		    strncmp(kata_error_get_message(err), "QEMU was ended", 14) == 0)
+			return true;
+	return false;
+}
+
+static void explain_end(const struct kata__qemu *q, kata_error *err)
+{
+	kata_error *how = NULL;
+
+	if (!says_how_it_ended(err)) {
+		say_how_it_ended(q, &how);
+		kata__error_add_cause(err, how);
+	}
+	if (kata_error_get_hint(err))
+		return;
+	if (q->exit_status > 128)
+		kata__error_set_hint(err, "somebody ended QEMU: after a signal 9 look for the kernel's out-of-memory "
+					  "killer in its log");
+	else
+		kata__error_set_hint(err, "the guest powered off, rebooted or panicked, or QEMU failed%s",
+				     kata_error_get_console(err)      ? ": the console's tail shows the guest's end"
+				     : kata_error_get_vmm_output(err) ? ": look at QEMU's last words"
+								      : "");
+}
+
+void kata__qemu_explain(kata_vm *vm, kata_error *err)
+{
+	const struct kata__qemu *q = kata__qemu_of(vm);
+	struct kata__process_identity id;
+
+	kata__vm_get_process(vm, &id);
+	if (q->exited)
+		explain_end(q, err);
+	else if (kata_error_get_status(err) == KATA_E_TIMEOUT && kata__process_is_stopped(&id))
+		kata__error_set_hint(err, "the VMM is stopped, by a signal or a debugger: continue it (kill -CONT %ld)",
+				     (long)id.pid);
+}
+
+static void give_up_connecting(struct kata__qemu *q, const kata_error *why);
 static void look_at_log_later(struct kata__qemu *q);
 
 /* QEMU appends: after the cut it goes on at the start. */
@@ -113,6 +158,7 @@ static void on_exit_seen(void *user, uint32_t events)
 	say_how_it_ended(q, &why);
 	q->qmp = NULL;
 	kata__qmp_close(qmp, why);
+	give_up_connecting(q, why);
 	kata__qemu_fail_waiters(q, why);
 	kata__qemu_fail_migration(q, why);
 	kata__qemu_look_at_ports(q);
@@ -145,6 +191,7 @@ int kata__qemu_let_go(struct kata__qemu *q)
 	int pidfd = kata__take_fd(&q->pidfd);
 
 	kata__qmp_close(kata__take_ptr(q->qmp), NULL);
+	give_up_connecting(q, NULL);
 	stop_watching(q);
 	kata__console_detach(&q->console);
 	kata__qemu_forget_strays(q);
@@ -224,7 +271,7 @@ int kata__qemu_connect_console(struct kata__qemu *q, kata_error **err)
 
 /* ---- commands for steps */
 
-struct call {
+struct kata__qemu_call {
 	struct kata__qemu *q;
 	kata_op *op; /* referenced */
 	uint64_t token;
@@ -239,7 +286,7 @@ struct call {
 	struct kata__timer *silence, *again;
 };
 
-static void call_free(struct call *c)
+static void call_free(struct kata__qemu_call *c)
 {
 	kata__timer_remove(c->silence);
 	kata__timer_remove(c->again);
@@ -248,18 +295,18 @@ static void call_free(struct call *c)
 	free(c);
 }
 
-static struct call *call_new(kata_op *op, const char *command, json_t *args, kata__qemu_check_fn check)
+static struct kata__qemu_call *call_new(kata_op *op, const char *command, json_t *args, kata__qemu_check_fn check)
 {
-	struct call *c = calloc(1, sizeof(*c));
+	struct kata__qemu_call *c = calloc(1, sizeof(*c));
 
 	if (c)
-		*c = (struct call){.q = kata__qemu_of_op(op),
-				   .op = kata_op_ref(op),
-				   .token = kata__op_token(op),
-				   .check = check,
-				   .is_undo = kata__op_is_undoing(op),
-				   .command = command,
-				   .args = json_incref(args)};
+		*c = (struct kata__qemu_call){.q = kata__qemu_of_op(op),
+					      .op = kata_op_ref(op),
+					      .token = kata__op_token(op),
+					      .check = check,
+					      .is_undo = kata__op_is_undoing(op),
+					      .command = command,
+					      .args = json_incref(args)};
 	return c;
 }
 
@@ -268,7 +315,7 @@ static void on_reply(void *user, const json_t *value, kata_error *take_err);
 static void on_silence(void *user)
 {
 	KATA_AUTO(kata_error_free) kata_error *why = NULL;
-	struct call *c = user;
+	struct kata__qemu_call *c = user;
 
 	c->silence = NULL;
 	if (c->was_silent) {
@@ -283,7 +330,7 @@ static void on_silence(void *user)
 	kata__qmp_close(kata__take_ptr(c->q->qmp), why);
 }
 
-static int call_send(struct call *c, int fd, kata_error **err)
+static int call_send(struct kata__qemu_call *c, int fd, kata_error **err)
 {
 	uint64_t wait_ms = c->was_silent ? 2 * SILENCE_MS : SILENCE_MS;
 	int rc;
@@ -302,7 +349,7 @@ static bool is_broken(int rc)
 	return rc == KATA_E_GONE || rc == KATA_E_PROTOCOL;
 }
 
-static void call_end(struct call *c, int rc, const json_t *value, kata_error *take_err)
+static void call_end(struct kata__qemu_call *c, int rc, const json_t *value, kata_error *take_err)
 {
 	if (c->check)
 		rc = c->check(c->op, value, &take_err);
@@ -312,7 +359,7 @@ static void call_end(struct call *c, int rc, const json_t *value, kata_error *ta
 
 static void on_again(void *user)
 {
-	struct call *c = user;
+	struct kata__qemu_call *c = user;
 	kata_error *err = NULL;
 	int rc;
 
@@ -332,7 +379,7 @@ static bool is_nearly_there(const char *command, const char *message)
 	       (strcmp(command, "cont") == 0 && strstr(message, "is not finalized yet"));
 }
 
-static bool try_again_soon(struct call *c, const kata_error *err)
+static bool try_again_soon(struct kata__qemu_call *c, const kata_error *err)
 {
 	if (!is_nearly_there(c->command, kata_error_get_message(err)) || c->busy_tries++ >= BUSY_TRIES_MAX)
 		return false;
@@ -342,7 +389,7 @@ static bool try_again_soon(struct call *c, const kata_error *err)
 
 static void on_reply(void *user, const json_t *value, kata_error *take_err)
 {
-	struct call *c = user;
+	struct kata__qemu_call *c = user;
 	int rc = take_err ? (int)kata_error_get_status(take_err) : 0;
 
 	if (rc == 0 || rc == KATA_E_VMM)
@@ -360,14 +407,60 @@ static void on_reply(void *user, const json_t *value, kata_error *take_err)
 	call_end(c, rc, value, take_err);
 }
 
+/* The step is over, by its deadline too: then the resume does nothing. */
+static void give_up_connecting(struct kata__qemu *q, const kata_error *why)
+{
+	struct kata__qemu_call *c = kata__take_ptr(q->connecting);
+	kata_error *own;
+
+	if (!c)
+		return;
+	own = kata__error_dup(why);
+	if (!why)
+		kata__fail(&own, KATA_E_GONE, CALLER, "the VM was let go of");
+	call_end(c, (int)kata_error_get_status(own), NULL, own);
+}
+
+static void connect_again(void *user);
+
+/* QEMU, which keeps few connections that it has not accepted, is slow, or stopped with those of earlier tries. 0: c is
+ * on its way. */
+static int try_connecting(struct kata__qemu_call *c, kata_error **err)
+{
+	kata_error *failure = NULL;
+	int rc = connect_monitor(c->q, on_reply, c, &failure);
+
+	if (rc != KATA_E_BUSY)
+		return rc ? kata__error_move(err, &failure) : 0;
+	kata_error_free(failure);
+	rc = kata__timer_add(kata__context_loop(c->q->vm->ctx), kata__deadline_in_ms(FULL_MS), connect_again, c,
+			     &c->again, err);
+	if (!rc)
+		c->q->connecting = c;
+	return rc;
+}
+
+static void connect_again(void *user)
+{
+	struct kata__qemu_call *c = user;
+	kata_error *err = NULL;
+	int rc;
+
+	c->again = NULL;
+	c->q->connecting = NULL;
+	rc = try_connecting(c, &err);
+	if (rc)
+		call_end(c, rc, NULL, err);
+}
+
 int kata__qemu_step_connect(kata_op *op, kata_error **err)
 {
-	struct call *c = call_new(op, NULL, NULL, NULL);
+	struct kata__qemu_call *c = call_new(op, NULL, NULL, NULL);
 	int rc;
 
 	if (!c)
 		return kata__fail_no_memory(err);
-	rc = connect_monitor(c->q, on_reply, c, err);
+	rc = try_connecting(c, err);
 	if (!rc)
 		return KATA__STEP_WAIT;
 	call_free(c);
@@ -387,7 +480,7 @@ static int not_sent(kata_op *op, kata__qemu_check_fn check, kata_error *take_fai
 static int command_step(kata_op *op, const char *command, json_t *args, int fd, kata__qemu_check_fn check,
 			kata_error **err)
 {
-	struct call *c = call_new(op, command, args, check);
+	struct kata__qemu_call *c = call_new(op, command, args, check);
 	kata_error *failure = NULL;
 
 	if (!c)

@@ -28,6 +28,7 @@ struct kata__qemu_waiter;    /* deletion.c */
 struct kata__qemu_port_wait; /* ports.c */
 struct kata__qemu_stray;     /* reconcile.c */
 struct kata__qemu_clearing;
+struct kata__qemu_call;
 
 struct kata__qemu {
 	kata_vm *vm;
@@ -45,8 +46,9 @@ struct kata__qemu {
 	bool exited;
 	int exit_status; /* as kata__process_try_reap */
 	struct kata__qmp *qmp;
-	unsigned connections; /* to the monitor, since the adoption: events may have passed between two */
-	bool silent;          /* left an undo without an answer, twice; until it says something, undos fail at once */
+	struct kata__qemu_call *connecting; /* waits until QEMU takes a connection to its monitor */
+	unsigned connections;               /* to the monitor, since the adoption: events may have passed between two */
+	bool silent; /* left an undo without an answer, twice; until it says something, undos fail at once */
 	struct kata__console console;
 	struct kata__qemu_waiter *waiters;
 	struct kata__qemu_port_wait *port_waits;
@@ -76,6 +78,7 @@ static inline struct kata__qemu *kata__qemu_of_op(const kata_op *op)
 
 int kata__qemu_init(kata_vm *vm, kata_error **err);
 void kata__qemu_deinit(kata_vm *vm);
+void kata__qemu_explain(kata_vm *vm, kata_error *err); /* as kata__vm_driver.explain */
 
 /* Watches this process from now on; takes the pidfd. */
 int kata__qemu_adopt(struct kata__qemu *q, int take_pidfd, kata_error **err);
@@ -83,7 +86,7 @@ int kata__qemu_adopt(struct kata__qemu *q, int take_pidfd, kata_error **err);
 int kata__qemu_let_go(struct kata__qemu *q);
 /* Step: a new connection to the monitor; waits until it can be used. */
 int kata__qemu_step_connect(kata_op *op, kata_error **err);
-/* A connection to the monitor, the one there is or a new one: 0, or GONE. */
+/* A connection to the monitor, the one there is or a new one: 0, GONE, or BUSY: QEMU takes none now. */
 int kata__qemu_ensure_connected(struct kata__qemu *q, kata_error **err);
 int kata__qemu_connect_console(struct kata__qemu *q, kata_error **err);
 /* A connection to <dir>/<name>; non-blocking. */
@@ -123,6 +126,9 @@ int kata__qemu_undo_device_add(kata_op *op, kata_error **err);
 int kata__qemu_step_device_del(kata_op *op, kata_error **err);
 void kata__qemu_finish_plug(kata_op *op, int status, kata_error **error);
 bool kata__qemu_is_block_device(int fd);
+/* Check of what opens a disk: BUSY with the storage and its file where somebody else has it locked. */
+int kata__qemu_check_lock(kata_op *op, const json_t *value, kata_error **err);
+bool kata__qemu_says_locked(const char *text);
 
 /*
  * Unplugging (deletion.c): device_del is only a request; the device is gone when QEMU says DEVICE_DELETED, after the

@@ -2,6 +2,7 @@
 /* plug.c - what plugging and unplugging disks and NICs have in common: the device behind a root port. */
 #include "vm/qemu/machine.h"
 
+#include <string.h>
 #include <sys/stat.h>
 
 bool kata__qemu_is_block_device(int fd)
@@ -21,6 +22,33 @@ static void device_name(kata_op *op, char out[KATA__QEMU_NAME_MAX])
 		kata__qemu_nic_name(d->nic, out);
 }
 
+/* QEMU locks what it opens, and says which lock it did not get, but not of what. */
+int kata__qemu_check_lock(kata_op *op, const json_t *value, kata_error **err)
+{
+	const kata_storage *s = kata__vm_op_data(op)->storage;
+	kata_error *said;
+
+	if (!*err)
+		return 0;
+	if (kata_error_get_status(*err) != KATA_E_VMM || !s || !kata__qemu_says_locked(kata_error_get_message(*err)))
+		return (int)kata_error_get_status(*err);
+	said = *err;
+	*err = NULL;
+	kata__fail(err, KATA_E_BUSY, HOST,
+		   "storage '%s': another process or VM has %s open in a way that excludes this one",
+		   kata_storage_get_id(s), kata_storage_get_path(s));
+	kata__error_add_cause(*err, said);
+	kata__error_set_hint(*err,
+			     "a file may be writable in one place only: plug it read-only in both, or give each VM an "
+			     "overlay of its own");
+	return KATA_E_BUSY;
+}
+
+bool kata__qemu_says_locked(const char *text)
+{
+	return strstr(text, "Failed to get ") && strstr(text, " lock");
+}
+
 int kata__qemu_step_device_add(kata_op *op, kata_error **err)
 {
 	const struct kata__vm_op *d = kata__vm_op_data(op);
@@ -28,7 +56,8 @@ int kata__qemu_step_device_add(kata_op *op, kata_error **err)
 		d->storage ? kata__qemu_storage_device(d->storage, d->slot) : kata__qemu_nic_device(d->nic, d->slot);
 
 	kata__qemu_occupy_port(op);
-	return args ? kata__qemu_command(op, "device_add", args, -1, NULL, err) : kata__fail_no_memory(err);
+	return args ? kata__qemu_command(op, "device_add", args, -1, kata__qemu_check_lock, err)
+		    : kata__fail_no_memory(err);
 }
 
 int kata__qemu_undo_device_add(kata_op *op, kata_error **err)

@@ -69,7 +69,8 @@ static int step_blockdev_add(kata_op *op, kata_error **err)
 	json_t *args = kata__qemu_blockdev(d->storage, d->slot, kata__qemu_is_block_device(d->image.fd),
 					   kata__qemu_is_block_device(d->image.backing_fd));
 
-	return args ? kata__qemu_command(op, "blockdev-add", args, -1, NULL, err) : kata__fail_no_memory(err);
+	return args ? kata__qemu_command(op, "blockdev-add", args, -1, kata__qemu_check_lock, err)
+		    : kata__fail_no_memory(err);
 }
 
 static int undo_blockdev_add(kata_op *op, kata_error **err)

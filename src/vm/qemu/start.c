@@ -328,9 +328,13 @@ static void say_why(const kata_vm *vm, kata_error **error)
 	if (!line || !*line)
 		return;
 	kata__error_wrap(error, KATA_E_GONE, "QEMU ended while it started: %.*s", (int)strcspn(line, "\n"), line);
-	kata__error_set_hint(*error, vm->restore ? "a state that cannot be loaded is cut, or of another machine"
-						 : "look at what it names in the vm_config: kernel, initrd, "
-						   "memory_mib, machine");
+	kata__error_set_hint(
+		*error,
+		kata__qemu_says_locked(output)
+			? "another process or VM has one of its disks open: a file may be writable in one place only"
+		: vm->restore ? "a state that cannot be loaded is cut, or of another machine"
+			      : "look at what it names in the vm_config: kernel, initrd, "
+				"memory_mib, machine");
 }
 
 void kata__qemu_start_finish(kata_op *op, int status, kata_error **error)
