@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef KATA_KATA_H
 #define KATA_KATA_H
-/* Everything a user of libkata includes. Implementers of drivers add <kata/driver/...>. */
+/*
+ * Everything a user of libkata includes. Implementers of drivers add <kata/driver/...>.
+ *
+ * Objects. A call that returns a status refuses NULL, and what is not (or no longer) such an object where it can tell,
+ * with INVALID. A getter (kata_x_get_y without an error) has no way to say so: it needs an object that is valid, which
+ * NULL is not; where NULL is permitted, its comment says so. Every _unref and _free takes NULL and does nothing.
+ */
 #include <kata/agent.h>
 #include <kata/batch.h>
 #include <kata/context.h>

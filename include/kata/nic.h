@@ -28,7 +28,7 @@ typedef struct kata_nic_config {
 	size_t size;    /* sizeof(kata_nic_config) */
 	const char *id; /* as kata_storage_config.id */
 	kata_nic_type type;
-	const char *tap_name; /* TAP: 1 to 15 bytes, no '/', ' ', '%'; NULL: one is generated */
+	const char *tap_name; /* TAP: 1 to 15 bytes, no '/', ' ', '%', not "all" or "default"; NULL: one is generated */
 	const char *mac;      /* "02:11:22:33:44:55", unicast; NULL: a random locally administered one */
 	uint32_t mtu;         /* bytes, 68 to 65535; 0: 1500 */
 } kata_nic_config;

@@ -36,8 +36,9 @@ typedef struct kata_persistence kata_persistence;
 /* Version of the tables this library writes (docs/persistence.md). */
 #define KATA_SCHEMA_VERSION 2
 
-/* A SQLite file of our own, made with mode 0600 when missing, WAL; its tables are made. NOT_FOUND (directory), CORRUPT
- * (not a database), VERSION (newer schema), PERMISSION (read-only), BUSY (locked for longer than 10 s). */
+/* A SQLite file of our own, made with mode 0600 when missing, WAL; its tables are made. A relative path counts from
+ * the directory that is the working one now, and is resolved once. NOT_FOUND (directory), CORRUPT (not a database),
+ * VERSION (newer schema), PERMISSION (read-only), BUSY (locked for longer than 10 s). */
 KATA_API int kata_persistence_new_sqlite(kata_context *context, const char *path, kata_persistence **ret_persistence,
 					 kata_error **err);
 /* The caller's handle, borrowed until kata_persistence_free. `schema` is the attached database that holds the tables;

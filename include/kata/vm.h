@@ -72,14 +72,15 @@ typedef struct kata_vm_config {
 	uint32_t cpus;           /* at boot; 0: 1 */
 	uint32_t cpus_max;       /* most it may ever have; 0: cpus */
 	uint64_t memory_mib;     /* at boot; 0: 256 */
-	uint64_t memory_max_mib; /* 0: memory_mib */
+	uint64_t memory_max_mib; /* 0: memory_mib; above that it needs memory_slots */
 	uint32_t memory_slots;   /* slots for hot-plugged memory; 0: none */
 	const char *kernel;      /* path of a kernel image the VMM can boot directly */
 	const char *initrd;      /* path, or NULL when `image` is given */
 	const char *image;       /* path of a raw root disk, attached read-only as the first disk; or NULL */
 	const char *const *kernel_params; /* NULL-terminated "key" or "key=value", in order; they follow the library's
 					   * own, so that the later wins */
-	const char *memory_path;          /* file that backs the RAM; NULL: anonymous */
+	const char *memory_path;          /* file that backs the RAM, made where missing; it stays after the destroy:
+					   * the caller's to remove. NULL: anonymous */
 	bool memory_shared;               /* with memory_path: writes go to the file */
 	const char *machine;              /* VMM's machine type; NULL: the driver's default ("q35") */
 	uint32_t device_slots;            /* disks on virtio-blk and NICs that fit at once; 0: 16 */

@@ -67,6 +67,9 @@ static int check_tap_name(const char *name, kata_error **err)
 		free(clean);
 		return KATA_E_INVALID;
 	}
+	if (strcmp(name, "all") == 0 || strcmp(name, "default") == 0)
+		return kata__fail(err, KATA_E_INVALID, CALLER,
+				  "nic.tap_name: '%s' is reserved: the kernel's sysctls have it for all links", name);
 	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
 		return kata__fail(err, KATA_E_INVALID, CALLER, "nic.tap_name: '%s' is no name of a link", name);
 	return 0;

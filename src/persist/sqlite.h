@@ -138,7 +138,7 @@ int kata__sqlite_leave(struct kata__sqlite *s, int rc, kata_error **err);
  * `table` may be NULL. An error that looks like missing tables is diagnosed. */
 int kata__sqlite_fail(struct kata__sqlite *s, int code, const char *table, kata_error **err);
 /* The same without diagnosis, for handles that are not open yet. `what` is the whole beginning of the message. */
-int kata__sqlite_fail_plain(sqlite3 *db, int code, const char *what, kata_error **err);
+int kata__sqlite_fail_plain(sqlite3 *db, bool is_owned, int code, const char *what, kata_error **err);
 
 /* statements.c. Prepares at the first call. The statement is reset and unbound. */
 int kata__sqlite_prepare(struct kata__sqlite *s, int sql, sqlite3_stmt **ret, kata_error **err);

@@ -60,7 +60,16 @@ static int fail_open(sqlite3 *db, const char *what, const char *text, kata_error
 			  "%s: %s: the file and its directory must be readable and writable", what, text);
 }
 
-int kata__sqlite_fail_plain(sqlite3 *db, int code, const char *what, kata_error **err)
+/* Of our own connection the caller has no handle to set anything on. */
+static const char *advice_of(const struct meaning *m, bool is_owned)
+{
+	return is_owned && m->code == SQLITE_BUSY
+		       ? "the database has been in use for 10 s: let the process that holds its "
+			 "transaction open end it"
+		       : m->advice;
+}
+
+int kata__sqlite_fail_plain(sqlite3 *db, bool is_owned, int code, const char *what, kata_error **err)
 {
 	const struct meaning *m = meaning_of(code);
 	const char *said = db && sqlite3_extended_errcode(db) == code ? sqlite3_errmsg(db) : sqlite3_errstr(code);
@@ -78,7 +87,7 @@ int kata__sqlite_fail_plain(sqlite3 *db, int code, const char *what, kata_error 
 	if (os_errno == ENOSPC || os_errno == EDQUOT) /* shared memory that cannot grow is an "I/O error" too */
 		m = meaning_of(SQLITE_FULL);
 	return kata__error_set(err, __FILE__, __LINE__, m->status, KATA_ORIGIN_HOST, os_errno, "%s: %s: %s", what, text,
-			       m->advice);
+			       advice_of(m, is_owned));
 }
 
 /* "no such table" and its kin: the schema's check knows better what is wrong. 0 when it finds nothing wrong. */
@@ -115,7 +124,7 @@ int kata__sqlite_fail(struct kata__sqlite *s, int code, const char *table, kata_
 	}
 	if (!what)
 		return kata__fail_no_memory(err);
-	rc = kata__sqlite_fail_plain(s->db, code, what, &own);
+	rc = kata__sqlite_fail_plain(s->db, s->owned, code, what, &own);
 	if ((code & 0xff) == SQLITE_ERROR && s->verified) {
 		kata_error *better = NULL;
 		int found = diagnose(s, &better);

@@ -198,7 +198,8 @@ static int prepare_file(struct kata__sqlite *s, const char *path, kata_error **e
 	rc = kata__schema_probe(s, &version, &own);
 	if (rc == 0 && version > KATA_SCHEMA_VERSION)
 		return kata__schema_create(s, err); /* which refuses it in its words */
-	if ((rc == 0 || rc == KATA_E_PERMISSION) && sqlite3_db_readonly(s->db, "main") == 1)
+	/* IO: without the file's shared memory, which cannot be made there, WAL cannot be read. */
+	if ((rc == 0 || rc == KATA_E_PERMISSION || rc == KATA_E_IO) && sqlite3_db_readonly(s->db, "main") == 1)
 		return kata__fail(err, KATA_E_PERMISSION, HOST,
 				  "path: '%s' is read-only for this process: give it write access", path);
 	if (rc < 0)
@@ -222,7 +223,7 @@ static int open_file(kata_context *ctx, const char *path, struct kata__sqlite **
 	if (code != SQLITE_OK) {
 		KATA_AUTO(free) char *what = kata__format("open '%s'", path);
 
-		rc = kata__sqlite_fail_plain(db, code, what ? what : "open", err);
+		rc = kata__sqlite_fail_plain(db, true, code, what ? what : "open", err);
 		sqlite3_close(db);
 		return rc;
 	}

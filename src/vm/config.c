@@ -182,7 +182,8 @@ static void check_readable(const char *member, const char *path, bool block_devi
 		return;
 	if (stat(path, &st) < 0)
 		kata__problems_add(p, "config.%s: %s: %s%s", member, path, strerror(errno),
-				   errno == ENOENT ? " (tools/guest-image makes kernel and initrd)" : "");
+				   errno == ENOENT && !block_device_too ? " (tools/guest-image makes kernel and initrd)"
+									: "");
 	else if (!S_ISREG(st.st_mode) && !(block_device_too && S_ISBLK(st.st_mode)))
 		kata__problems_add(p, "config.%s: %s is %s, must be a regular file", member, path, kind_of(st.st_mode));
 	else if (S_ISREG(st.st_mode) && st.st_size == 0)
@@ -230,6 +231,12 @@ int kata_vm_config_validate(const kata_vm_config *config, kata_error **err)
 		return rc;
 	check_values(&c, &problems);
 	check_readable("kernel", c.kernel, false, &problems);
+	/* A machine of a record may have it: it runs. */
+	if (c.memory_max_mib > (c.memory_mib ? c.memory_mib : 256) && !c.memory_slots)
+		kata__problems_add(&problems,
+				   "config.memory_slots: is 0, but memory_max_mib, %llu, is above memory_mib: nothing "
+				   "could be plugged",
+				   (unsigned long long)c.memory_max_mib);
 	check_readable("initrd", c.initrd, false, &problems);
 	check_readable("image", c.image, true, &problems);
 	check_memory_path(c.memory_path, &problems);

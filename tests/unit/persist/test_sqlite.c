@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* SQLite as a persistence: the suite in a file of ours and on a caller's handle; how a file of ours is opened. */
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -291,6 +293,24 @@ Test(sqlite_file, a_file_that_may_not_be_written_is_a_matter_of_permission)
 	if (getuid() == 0)
 		cr_assert_eq(seteuid(0), 0);
 	cr_assert_eq(chmod(o.f.dir, 0755), 0);
+	own_deinit(&o);
+}
+
+Test(sqlite_file, a_file_on_a_file_system_that_became_read_only_is_a_matter_of_permission)
+{
+	struct own o;
+
+	own_init(&o);
+	fixture_assert_ok(own_open(&o, o.path), o.err);
+	kata_persistence_free(o.p);
+	o.p = NULL;
+	if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount(o.f.dir, o.f.dir, NULL, MS_BIND, NULL) ||
+	    mount(NULL, o.f.dir, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY, NULL))
+		cr_skip_test("this process may not mount");
+	fixture_assert_fails(own_open(&o, o.path), KATA_E_PERMISSION, o.err);
+	assert_message_has(o.err, "ours.db' is read-only for this process: give it write access");
+	cr_assert_eq(umount2(o.f.dir, MNT_DETACH), 0);
 	own_deinit(&o);
 }
 

@@ -143,6 +143,19 @@ Test(config, memory_slots_without_room_are_a_problem)
 	is_fine();
 }
 
+Test(config, memory_that_may_grow_but_has_no_slots_is_a_problem)
+{
+	c.memory_max_mib = 512;
+	has_problem("config.memory_slots: is 0, but memory_max_mib, 512");
+}
+
+Test(config, a_missing_image_is_not_said_to_be_made_by_our_tool)
+{
+	c.image = "/nonexistent/image";
+	has_problem("config.image: /nonexistent/image: No such file or directory");
+	cr_assert_null(strstr(error_text(err), "tools/guest-image"));
+}
+
 Test(config, shared_memory_without_a_file_is_a_problem)
 {
 	c.memory_shared = true;
