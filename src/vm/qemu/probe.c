@@ -26,6 +26,7 @@
 #include "vm/qemu/cmdline.h"
 
 #define PROBE_MS 10000
+#define ENDING_MS 500
 #define LAST_WORDS_MAX 1024u
 
 struct talk {
@@ -154,9 +155,10 @@ static int interview(struct talk *t, struct kata__qemu_caps *c, kata_error **err
 	return kata__qemu_caps_read_types(c, types, err);
 }
 
-static void end_process(struct talk *t)
+/* Its exit status, 128+signal, or -1. */
+static int end_process(struct talk *t)
 {
-	int status;
+	int status = -1;
 
 	if (wait_for(t->pidfd, POLLIN, t->deadline) <= 0) {
 		kata__process_signal(t->pidfd, SIGKILL);
@@ -164,6 +166,20 @@ static void end_process(struct talk *t)
 	}
 	kata__process_try_reap(t->pidfd, &status);
 	kata__close_fd(&t->pidfd);
+	return status;
+}
+
+static void say_how_it_ended(int status, kata_error **err)
+{
+	kata_error *how = NULL;
+
+	if (!err || status < 0)
+		return;
+	if (status > 128)
+		kata__fail(&how, KATA_E_GONE, VMM, "it was ended by signal %d", status - 128);
+	else
+		kata__fail(&how, KATA_E_GONE, VMM, "its exit status was %d", status);
+	kata__error_add_cause(*err, how);
 }
 
 static void add_last_words(const struct talk *t, kata_error **err)
@@ -212,7 +228,7 @@ static int run(const char *binary, bool set_ids, uid_t uid, gid_t gid, struct ta
 	       kata_error **err)
 {
 	int pair[2];
-	int rc;
+	int rc, status;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
 		return kata__fail_errno(err, errno, "no socket pair for QEMU's monitor");
@@ -222,9 +238,12 @@ static int run(const char *binary, bool set_ids, uid_t uid, gid_t gid, struct ta
 	if (rc)
 		return rc;
 	rc = interview(t, c, err);
-	if (rc)
+	/* Who closed the connection is about to end by itself. */
+	if (rc && (rc != KATA_E_GONE || wait_for(t->pidfd, POLLIN, kata__deadline_in_ms(ENDING_MS)) <= 0))
 		kata__process_signal(t->pidfd, rc == KATA_E_GONE ? SIGTERM : SIGKILL);
-	end_process(t);
+	status = end_process(t);
+	if (rc == KATA_E_GONE)
+		say_how_it_ended(status, err);
 	if (rc)
 		add_last_words(t, err);
 	return rc;
@@ -248,7 +267,10 @@ int kata__qemu_probe(const char *binary, bool set_ids, uid_t uid, gid_t gid, str
 	kata__buffer_deinit(&t.in);
 	if (rc) {
 		kata__qemu_caps_free(c);
-		return kata__error_wrap(err, rc, "asking %s what it can do", binary);
+		kata__error_wrap(err, rc, "asking %s what it can do", binary);
+		if (err && rc == KATA_E_GONE)
+			kata__error_set_hint(*err, "is it a QEMU of 7.2 or newer? %s -version says so", binary);
+		return rc;
 	}
 	*ret = c;
 	return 0;

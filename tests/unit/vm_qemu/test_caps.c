@@ -11,6 +11,7 @@
 #include "base/fd.h"
 #include "vm/qemu/accel.h"
 #include "vm/qemu/caps.h"
+#include "support/fixture.h"
 
 #define KEY "/usr/bin/qemu 1:2 3.4 5"
 
@@ -120,7 +121,7 @@ Test(caps, a_binary_without_vsock_is_fine)
 	cr_assert_eq(kata__qemu_caps_check(&c, "/q", NULL), 0);
 }
 
-static void assert_probe_fails(const char *binary, const char *words)
+static void assert_probe_fails(const char *binary, const char *words, const char *status)
 {
 	struct kata__qemu_caps *c = NULL;
 	kata_error *err = NULL;
@@ -129,17 +130,19 @@ static void assert_probe_fails(const char *binary, const char *words)
 	cr_assert(strstr(kata_error_get_message(err), binary), "%s", kata_error_get_message(err));
 	if (words)
 		cr_assert(strstr(kata_error_get_vmm_output(kata_error_get_cause(err)), words));
+	cr_assert(strstr(error_text(err), status), "%s", error_text(err));
+	cr_assert(strstr(kata_error_get_hint(err), binary));
 	kata_error_free(err);
 }
 
 Test(caps, a_program_that_is_not_qemu_is_reported_with_its_last_words)
 {
-	assert_probe_fails("/bin/ls", "invalid option");
+	assert_probe_fails("/bin/ls", "invalid option", "its exit status was ");
 }
 
 Test(caps, a_program_that_ends_at_once_is_reported)
 {
-	assert_probe_fails("/bin/true", NULL);
+	assert_probe_fails("/bin/true", NULL, "its exit status was 0");
 }
 
 Test(accel, tcg_asked_for_is_not_probed)
