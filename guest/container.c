@@ -212,9 +212,13 @@ static void begin_verb(struct container *c, struct call *call, enum runtime_verb
 		end_verb(c, err);
 }
 
+/* That it was started is told apart: a caller whose first answer was lost asks again. */
 void container_start(struct container *c, struct call *call)
 {
-	if (may(c, call, "start", 1u << CONTAINER_CREATED))
+	if (!c->is_busy && (c->state == CONTAINER_RUNNING || c->state == CONTAINER_PAUSED))
+		call_answer_code(call, KATA__GRPC_ALREADY_EXISTS, "container %s: was started already, it is %s", c->id,
+				 container_state_name(c->state));
+	else if (may(c, call, "start", 1u << CONTAINER_CREATED))
 		begin_verb(c, call, RUNTIME_START, CONTAINER_RUNNING);
 }
 

@@ -162,6 +162,9 @@ KATA_API int kata_sandbox_add_container(kata_sandbox *sandbox, const kata_contai
 					const kata_op_options *options, kata_error **err);
 KATA_API int kata_sandbox_add_container_begin(kata_sandbox *sandbox, const kata_container_config *config,
 					      const kata_op_options *options, kata_op **ret_op, kata_error **err);
+/* Starts its process. After a TIMEOUT call it again: libkata's agent knows that it was started; where another says
+ * GUEST, it may run all the same: remove it and add it anew. EXISTS (it was started already), NOT_FOUND, GUEST. States:
+ * RUNNING. */
 KATA_API int kata_sandbox_start_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
 					  kata_error **err);
 /* Kills what runs in it and removes it. Its storages stay plugged. Succeeds where the guest has no such container any

@@ -44,6 +44,8 @@ static int status_of(kata_agent_method method, int32_t code, const char *text)
 		return KATA_E_TIMEOUT;
 	case KATA__GRPC_NOT_FOUND:
 		return KATA_E_NOT_FOUND;
+	case KATA__GRPC_ALREADY_EXISTS: /* of a start: libkata's agent says so of a container that runs */
+		return method == KATA_AGENT_START_CONTAINER ? KATA_E_EXISTS : KATA_E_GUEST;
 	case KATA__GRPC_UNIMPLEMENTED:
 		return KATA_E_UNSUPPORTED;
 	case KATA__GRPC_FAILED_PRECONDITION: /* of a device: it is mounted */

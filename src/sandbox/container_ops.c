@@ -221,8 +221,13 @@ static int step_show(kata_op *op, kata_error **err)
 
 /* ---- the others */
 
+/* One that runs though nothing here says so was started by a call whose answer was lost. */
 static int step_start(kata_op *op, kata_error **err)
 {
+	const struct kata__container *c = kata__container_find(kata__sandbox_of(op), data_of(op)->id);
+
+	if (c && c->processes->state == KATA_PROCESS_CREATED)
+		kata__op_forgive_child(op, KATA_E_EXISTS);
 	return simple_call(op, KATA_AGENT_START_CONTAINER, err);
 }
 

@@ -246,7 +246,7 @@ Test(mock_agent, a_created_container_waits_for_its_start)
 	fixture_assert_ok(kata_op_wait(wait, &t.err), t.err);
 	cr_assert_eq(kata_agent_op_get_reply(wait)->exit_status, 5);
 	kata_op_unref(wait);
-	refused(REQUEST(START_CONTAINER, .container_id = "c1"), KATA_E_GUEST, "started already");
+	refused(REQUEST(START_CONTAINER, .container_id = "c1"), KATA_E_EXISTS, "started already");
 }
 
 Test(mock_agent, sleep_runs_until_signalled)

@@ -298,6 +298,31 @@ Test(sandbox_faults, remove_container)
 	kit_deinit(&k);
 }
 
+/* So is a start; one that was told of is refused when it is asked for again. */
+Test(sandbox_faults, start_container)
+{
+	static const char *const points[] = {"start-container/start:before", "start-container/start:after"};
+	struct kit k;
+	kata_container_info info = {.size = sizeof(info)};
+	kata_error *err = NULL;
+
+	kit_init(&k);
+	for (size_t i = 0; i < 2; i++) {
+		kit_add(&k, "c1", "\"sleep\"");
+		fixture_assert_ok(kata_context_set_fail_point(k.f.context, points[i], KATA_FAIL_ERROR, 0, 0, 1, &err),
+				  err);
+		fixture_assert_fails(kata_sandbox_start_container(k.s, "c1", NULL, &err), KATA_E_INJECTED, err);
+		error_clear(&err);
+		fixture_assert_ok(kata_sandbox_start_container(k.s, "c1", NULL, &err), err);
+		fixture_assert_ok(kata_sandbox_get_container(k.s, 0, &info, &err), err);
+		cr_assert_eq(info.state, KATA_PROCESS_RUNNING, "after %s", points[i]);
+		fixture_assert_fails(kata_sandbox_start_container(k.s, "c1", NULL, &err), KATA_E_EXISTS, err);
+		error_clear(&err);
+		fixture_assert_ok(kata_sandbox_remove_container(k.s, "c1", NULL, &err), err);
+	}
+	kit_deinit(&k);
+}
+
 /* Its owner died between the guest's removal and the store: the record says more than there is. */
 Test(sandbox_faults, a_container_that_the_guest_has_no_more_is_removed_from_what_was_taken_over)
 {

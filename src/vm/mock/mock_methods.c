@@ -341,7 +341,7 @@ static bool start_container(struct kata__mock_agent *a, struct kata__mock_call *
 	if (!c)
 		return true;
 	if (c->processes->state != KATA__MOCK_PROCESS_CREATED)
-		return refuse(call, INTERNAL, "container '%s' was started already", c->id);
+		return refuse(call, ALREADY_EXISTS, "container '%s' was started already", c->id);
 	kata__mock_process_start(c->processes);
 	return done(call);
 }

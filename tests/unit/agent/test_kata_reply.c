@@ -264,7 +264,7 @@ Test(kata_reply, each_code_has_its_status_and_comes_from_the_guest)
 {
 	static const int statuses[17] = {
 		[1] = KATA_E_GUEST,     [2] = KATA_E_GUEST,  [3] = KATA_E_GUEST,  [4] = KATA_E_TIMEOUT,
-		[5] = KATA_E_NOT_FOUND, [6] = KATA_E_GUEST,  [7] = KATA_E_GUEST,  [8] = KATA_E_GUEST,
+		[5] = KATA_E_NOT_FOUND, [6] = KATA_E_EXISTS, [7] = KATA_E_GUEST,  [8] = KATA_E_GUEST,
 		[9] = KATA_E_GUEST,     [10] = KATA_E_GUEST, [11] = KATA_E_GUEST, [12] = KATA_E_UNSUPPORTED,
 		[13] = KATA_E_GUEST,    [14] = KATA_E_GUEST, [15] = KATA_E_GUEST, [16] = KATA_E_GUEST,
 	};
