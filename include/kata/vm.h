@@ -142,7 +142,7 @@ KATA_API int kata_vm_start_begin(kata_vm *vm, const kata_op_options *options, ka
  * free slot was freed just now, the plug waits until the guest has no late eject for it any more (some 50 ms, 0.5 s
  * under TCG). States: CREATED (cold), RUNNING, PAUSED. Returns EXISTS (the id, or the file is plugged, or is the
  * backing file of a plugged disk and one of the two may write to it), EXHAUSTED (how many slots there are), BUSY
- * (mounted on the host), INVALID, VMM, TIMEOUT.
+ * (mounted on the host, or open in another process or VM), INVALID, VMM, TIMEOUT.
  */
 KATA_API int kata_vm_add_storage(kata_vm *vm, kata_storage *storage, const kata_op_options *options, kata_error **err);
 KATA_API int kata_vm_add_storage_begin(kata_vm *vm, kata_storage *storage, const kata_op_options *options,
