@@ -268,7 +268,7 @@ static void lose_by_read(struct kata__ttrpc_client *c, ssize_t n)
 	kata_error *reason = NULL;
 
 	if (n < 0)
-		kata__error_set(&reason, __FILE__, __LINE__, KATA_E_GONE, KATA_ORIGIN_GUEST, errno,
+		kata__error_set(&reason, KATA__BIRTH, KATA_E_GONE, KATA_ORIGIN_GUEST, errno,
 				"agent: the connection broke: %s", strerrordesc_np(errno));
 	else if (left)
 		kata__fail(&reason, KATA_E_GONE, GUEST, "agent: the connection was closed after %zu bytes of an answer",
@@ -384,7 +384,7 @@ static void on_broken(void *user)
 	client_ref(c);
 	read_all(c);
 	if (c->state == OPEN) {
-		kata__error_set(&reason, __FILE__, __LINE__, KATA_E_GONE, KATA_ORIGIN_GUEST, c->send_errno,
+		kata__error_set(&reason, KATA__BIRTH, KATA_E_GONE, KATA_ORIGIN_GUEST, c->send_errno,
 				"agent: sending failed: %s", strerrordesc_np(c->send_errno));
 		lose(c, reason);
 	}

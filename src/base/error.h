@@ -22,13 +22,20 @@
 int kata__error_set(kata_error **err, const char *file, int line, int status, kata_origin origin, int os_errno,
 		    const char *fmt, ...) KATA__PRINTF(7, 8);
 
+/* Where an error was made is said in builds for development alone: a thousand places would be a fortieth of the
+ * library. */
+#ifdef NDEBUG
+#define KATA__BIRTH NULL, 0
+#else
+#define KATA__BIRTH __FILE__, __LINE__
+#endif
 #define kata__fail(err, status, origin, ...)                                                                           \
-	kata__error_set((err), __FILE__, __LINE__, (status), KATA_ORIGIN_##origin, 0, __VA_ARGS__)
+	kata__error_set((err), KATA__BIRTH, (status), KATA_ORIGIN_##origin, 0, __VA_ARGS__)
 /* A failed system call: origin host; status from errno (EACCES, EPERM: PERMISSION; ENOENT: NOT_FOUND; ENOMEM:
  * NO_MEMORY; else IO); ": strerror" is appended to the message. */
 int kata__error_set_errno(kata_error **err, const char *file, int line, int os_errno, const char *fmt, ...)
 	KATA__PRINTF(5, 6);
-#define kata__fail_errno(err, os_errno, ...) kata__error_set_errno((err), __FILE__, __LINE__, (os_errno), __VA_ARGS__)
+#define kata__fail_errno(err, os_errno, ...) kata__error_set_errno((err), KATA__BIRTH, (os_errno), __VA_ARGS__)
 /* Out of memory: the static error. */
 int kata__fail_no_memory(kata_error **err);
 

@@ -78,7 +78,7 @@ int kata__unix_connect(const char *path, int *ret_fd, kata_error **err)
 		return kata__fail_errno(err, errno, "socket for '%s'", path);
 	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
 		if (errno == ECONNREFUSED || errno == ENOENT)
-			return kata__error_set(err, __FILE__, __LINE__, KATA_E_GONE, KATA_ORIGIN_HOST, errno,
+			return kata__error_set(err, KATA__BIRTH, KATA_E_GONE, KATA_ORIGIN_HOST, errno,
 					       "nobody listens on '%s'", path);
 		if (errno == EAGAIN)
 			return kata__fail(err, KATA_E_BUSY, HOST,

@@ -172,7 +172,7 @@ static int check_drawer(const struct file *f, int drawer, kata_error **err)
 		return kata__fail_no_memory(err);
 	if (access(path, F_OK) == 0)
 		return 0;
-	return kata__error_set(err, __FILE__, __LINE__, KATA_E_IO, KATA_ORIGIN_HOST, errno,
+	return kata__error_set(err, KATA__BIRTH, KATA_E_IO, KATA_ORIGIN_HOST, errno,
 			       "cannot look into '%s': %s: was the directory of the records removed or unmounted?",
 			       path, strerrordesc_np(errno));
 }

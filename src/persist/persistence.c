@@ -39,8 +39,8 @@ int kata__persistence_answer(const kata_persistence *p, const char *what, const 
 				  id ? id : "", rc);
 	if (rc == KATA_E_NO_MEMORY)
 		return kata__fail_no_memory(err);
-	return kata__error_set(err, __FILE__, __LINE__, rc, KATA_ORIGIN_HOST, 0, "persistence '%s': %s '%s': %s",
-			       p->ops.name, what, id ? id : "", kata_status_get_name(rc));
+	return kata__error_set(err, KATA__BIRTH, rc, KATA_ORIGIN_HOST, 0, "persistence '%s': %s '%s': %s", p->ops.name,
+			       what, id ? id : "", kata_status_get_name(rc));
 }
 
 static int no_schema(void *self, kata_error **err)

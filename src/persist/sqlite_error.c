@@ -54,8 +54,8 @@ static int fail_open(sqlite3 *db, const char *what, const char *text, kata_error
 	if (e == EACCES || e == EPERM || e == EROFS)
 		return kata__fail_errno(err, e, "%s: %s", what, text);
 	if (e)
-		return kata__error_set(err, __FILE__, __LINE__, KATA_E_IO, KATA_ORIGIN_HOST, e, "%s: %s: %s", what,
-				       text, strerrordesc_np(e));
+		return kata__error_set(err, KATA__BIRTH, KATA_E_IO, KATA_ORIGIN_HOST, e, "%s: %s: %s", what, text,
+				       strerrordesc_np(e));
 	return kata__fail(err, KATA_E_PERMISSION, HOST,
 			  "%s: %s: the file and its directory must be readable and writable", what, text);
 }
@@ -86,7 +86,7 @@ int kata__sqlite_fail_plain(sqlite3 *db, bool is_owned, int code, const char *wh
 										   : m->os_errno;
 	if (os_errno == ENOSPC || os_errno == EDQUOT) /* shared memory that cannot grow is an "I/O error" too */
 		m = meaning_of(SQLITE_FULL);
-	return kata__error_set(err, __FILE__, __LINE__, m->status, KATA_ORIGIN_HOST, os_errno, "%s: %s: %s", what, text,
+	return kata__error_set(err, KATA__BIRTH, m->status, KATA_ORIGIN_HOST, os_errno, "%s: %s: %s", what, text,
 			       advice_of(m, is_owned));
 }
 

@@ -241,7 +241,7 @@ static void end_process(struct kata__process *p, int status, const char *why)
 	p->wait_call = NULL;
 	if (!p->waiters)
 		return;
-	kata__error_set(&error, __FILE__, __LINE__, status, KATA_ORIGIN_GUEST, 0, "process '%s' of container '%s': %s",
+	kata__error_set(&error, KATA__BIRTH, status, KATA_ORIGIN_GUEST, 0, "process '%s' of container '%s': %s",
 			p->exec_id, p->container_id, why);
 	answer_waiters(p, error);
 	kata_error_free(error);
