@@ -148,6 +148,8 @@ static int expected_of(kata_agent_method method, enum fault fault)
 		return KATA_E_TIMEOUT;
 	case KATA__GRPC_NOT_FOUND:
 		return is_read(method) ? 0 : KATA_E_NOT_FOUND;
+	case KATA__GRPC_ALREADY_EXISTS:
+		return method == KATA_AGENT_START_CONTAINER ? KATA_E_EXISTS : KATA_E_GUEST;
 	case KATA__GRPC_UNIMPLEMENTED:
 		return KATA_E_UNSUPPORTED;
 	case KATA__GRPC_FAILED_PRECONDITION:
