@@ -422,10 +422,43 @@ void kata__vm_drop_life(kata_vm *vm)
 	kata_op_unref(op);
 }
 
+struct farewell {
+	struct kata__task task;
+	kata_vm *vm;
+	bool done;
+};
+
+static void free_on_leader(struct kata__task *task)
+{
+	struct farewell *f = (struct farewell *)(void *)task;
+	struct kata__loop *loop = kata__context_loop(f->vm->ctx);
+
+	kata__vm_free(f->vm);
+	__atomic_store_n(&f->done, true, __ATOMIC_RELEASE);
+	kata__loop_wake_waiters(loop);
+}
+
+/* A machine that is another's by now could not be destroyed: what watches it is still in the loop, and goes there. */
+static bool is_watched(kata_vm *vm)
+{
+	kata_vm_state state = kata__vm_get_state(vm);
+
+	return state != KATA_VM_CREATED && state != KATA_VM_DESTROYED && state != KATA_VM_RELEASED;
+}
+
 void kata__vm_drop_memory(kata_vm *vm)
 {
-	if (atomic_fetch_sub_explicit(&vm->shared->refs, 1, memory_order_acq_rel) == 1)
+	struct farewell f = {.task.fn = free_on_leader, .vm = vm};
+	struct kata__loop *loop = kata__context_loop(vm->ctx);
+
+	if (atomic_fetch_sub_explicit(&vm->shared->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	if (!is_watched(vm) || kata__loop_is_leader(loop)) {
 		kata__vm_free(vm);
+		return;
+	}
+	kata__loop_post(loop, &f.task);
+	kata__loop_wait(loop, &f.done, KATA__NEVER);
 }
 
 void kata_vm_unref(kata_vm *vm)
