@@ -288,7 +288,7 @@ static void *remove_again_and_again(void *stop)
 	while (!__atomic_load_n((bool *)stop, __ATOMIC_RELAXED)) {
 		unlink(lock_path);
 		rmdir(path);
-		usleep(100); /* or nobody could win */
+		usleep(10000); /* far longer than an opening: its tries are few */
 	}
 	return NULL;
 }
@@ -301,7 +301,7 @@ Test(template_lock, a_directory_that_goes_while_it_is_opened_is_made_anew)
 	pthread_t other;
 
 	cr_assert_eq(pthread_create(&other, NULL, remove_again_and_again, &stop), 0);
-	for (int i = 0; i < 100; i++) {
+	for (int i = 0; i < 400; i++) {
 		kata__template_lock_init(&l, path, true);
 		fixture_assert_ok(kata__template_lock_open(&l, &err), err);
 		kata__template_lock_release(&l);
