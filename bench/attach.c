@@ -122,7 +122,7 @@ static int start_peer(struct attach *a)
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds))
 		return -1;
-	a->pid = fork();
+	a->pid = fork(); /* there is no context and no thread yet; each of the two makes its own afterwards */
 	if (a->pid == 0) {
 		close(fds[0]);
 		_exit(be_peer(a, fds[1]) ? 1 : 0);
