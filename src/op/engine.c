@@ -231,6 +231,7 @@ static void name_step(kata_op *op, kata_error *err)
 static void begin_undo(kata_op *op, bool with_current)
 {
 	op->phase = PHASE_UNDO;
+	op->forgiven = 0; /* of a child that never began */
 	if (with_current)
 		op->step++;
 }

@@ -430,6 +430,49 @@ Test(op, a_deadline_of_the_parent_cancels_the_child_and_waits_for_its_undo)
 	kata_error_free(err);
 }
 
+static struct trace failed_child;
+
+static int run_failing_child(kata_op *op, kata_error **err)
+{
+	kata_op *child;
+	int rc;
+
+	failed_child = (struct trace){0};
+	rc = kata__op_new(ctx, &failing, &failed_child, NULL, 1, &child, err);
+	return rc ? rc : kata__op_run_child(op, child, err);
+}
+static int run_forgiven_child(kata_op *op, kata_error **err)
+{
+	kata__op_forgive_child(op, KATA_E_VMM);
+	return run_failing_child(op, err);
+}
+static int forgive_and_fail(kata_op *op, kata_error **err)
+{
+	kata__op_forgive_child(op, KATA_E_VMM);
+	return kata__fail(err, KATA_E_BUSY, HOST, "no child was begun");
+}
+TABLE(forgiving, A, {"forgiven", run_forgiven_child, NULL, NULL, 0}, C);
+TABLE(forgiving_once, A, {"forgiven", run_forgiven_child, NULL, NULL, 0}, {"not", run_failing_child, NULL, NULL, 0});
+TABLE(forgiving_nobody, {"a", run_a, run_failing_child, NULL, 0}, {"f", forgive_and_fail, NULL, NULL, 0});
+
+Test(op, a_childs_end_that_is_forgiven_is_success_for_that_child_alone)
+{
+	struct trace t = {0}, once = {0}, nobody = {0};
+	kata_error *err = NULL;
+
+	cr_expect_eq(run_table(&forgiving, &t, 0, &err), 0);
+	cr_expect_str_eq(failed_child.text, "abcfBA", "it was undone nevertheless");
+	cr_expect_str_eq(t.text, "ac");
+	cr_expect_eq(run_table(&forgiving_once, &once, 0, &err), KATA_E_VMM);
+	cr_expect_str_eq(kata_error_get_step(err), "failing/fail");
+	cr_expect_str_eq(once.text, "aA");
+	kata_error_free(err);
+	err = NULL;
+	cr_expect_eq(run_table(&forgiving_nobody, &nobody, 0, &err), KATA_E_BUSY);
+	cr_expect(kata_error_is_uncertain(err), "an undo's child that fails is not forgiven");
+	kata_error_free(err);
+}
+
 Test(op, what_it_works_on_goes_and_the_error_says_so_with_the_childs_end_as_its_cause)
 {
 	struct trace child = {0}, t = {.waiting = (kata_op *)(void *)&child};
