@@ -286,8 +286,14 @@ int kata__boot_id(char out[37], kata_error **err)
 	return 0;
 }
 
-/* Start time and state letter from /proc/PID/stat: the command name may hold anything, so parse behind its last ')'. */
-static int read_stat(pid_t pid, uint64_t *ret_start, char *ret_state)
+struct process_stat {
+	char state;
+	unsigned flags; /* PF_... of the kernel */
+	uint64_t start;
+};
+
+/* From /proc/PID/stat: the command name may hold anything, so parse behind its last ')'. -errno. */
+static int read_stat(pid_t pid, struct process_stat *ret)
 {
 	char path[32], text[1024], *p;
 	unsigned long long start;
@@ -304,24 +310,25 @@ static int read_stat(pid_t pid, uint64_t *ret_start, char *ret_state)
 		return -ESRCH;
 	text[n] = '\0';
 	p = strrchr(text, ')');
-	if (!p || sscanf(p + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-			 ret_state, &start) != 2)
+	if (!p || sscanf(p + 1, " %c %*d %*d %*d %*d %*d %u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+			 &ret->state, &ret->flags, &start) != 3)
 		return -EIO;
-	*ret_start = start;
+	ret->start = start;
 	return 0;
 }
 
 int kata__process_identity_of(pid_t pid, struct kata__process_identity *ret, kata_error **err)
 {
 	struct kata__process_identity id = {.pid = pid};
-	char state;
+	struct process_stat stat;
 	int rc = kata__boot_id(id.boot_id, err);
 
 	if (rc)
 		return rc;
-	rc = read_stat(pid, &id.start_time, &state);
+	rc = read_stat(pid, &stat);
 	if (rc)
 		return kata__fail(err, KATA_E_GONE, HOST, "there is no process %ld", (long)pid);
+	id.start_time = stat.start;
 	*ret = id;
 	return 0;
 }
@@ -329,8 +336,8 @@ int kata__process_identity_of(pid_t pid, struct kata__process_identity *ret, kat
 int kata__process_open(const struct kata__process_identity *id, int *ret_pidfd, kata_error **err)
 {
 	KATA_AUTO_FD int fd = -1;
-	char boot[37], state;
-	uint64_t start;
+	struct process_stat stat;
+	char boot[37];
 	int rc = kata__boot_id(boot, err);
 
 	if (rc)
@@ -346,15 +353,15 @@ int kata__process_open(const struct kata__process_identity *id, int *ret_pidfd, 
 			       ? kata__fail(err, KATA_E_GONE, HOST, "there is no process %ld any more", (long)id->pid)
 			       : kata__fail_errno(err, errno, "pidfd_open(%ld)", (long)id->pid);
 	/* The pidfd pins the process: if the start time read now is right, the pidfd is the recorded process. */
-	rc = read_stat(id->pid, &start, &state);
+	rc = read_stat(id->pid, &stat);
 	if (rc < 0 && rc != -ENOENT && rc != -ESRCH)
 		return kata__fail_errno(err, -rc, "cannot look at process %ld", (long)id->pid);
-	if (rc < 0 || state == 'Z' || state == 'X')
+	if (rc < 0 || stat.state == 'Z' || stat.state == 'X')
 		return kata__fail(err, KATA_E_GONE, HOST, "process %ld has ended", (long)id->pid);
-	if (start != id->start_time)
+	if (stat.start != id->start_time)
 		return kata__fail(err, KATA_E_IDENTITY, HOST,
 				  "pid %ld is another process now (started at %llu, recorded %llu)", (long)id->pid,
-				  (unsigned long long)start, (unsigned long long)id->start_time);
+				  (unsigned long long)stat.start, (unsigned long long)id->start_time);
 	*ret_pidfd = kata__take_fd(&fd);
 	return 0;
 }
@@ -371,11 +378,10 @@ bool kata__process_is_alive(const struct kata__process_identity *id)
 
 bool kata__process_is_stopped(const struct kata__process_identity *id)
 {
-	uint64_t start;
-	char state;
+	struct process_stat stat;
 
-	return id->pid > 1 && read_stat(id->pid, &start, &state) == 0 && start == id->start_time &&
-	       (state == 'T' || state == 't');
+	return id->pid > 1 && read_stat(id->pid, &stat) == 0 && stat.start == id->start_time &&
+	       (stat.state == 'T' || stat.state == 't');
 }
 
 static bool is_file(int proc_fd, const char *name, dev_t dev, ino_t ino)
@@ -404,20 +410,10 @@ int kata__process_has_open(pid_t pid, dev_t dev, ino_t ino)
 
 bool kata__process_is_ending(pid_t pid)
 {
-	char path[32], text[1024], *p;
-	unsigned flags = 0;
-	ssize_t n;
-	int fd;
+	struct process_stat stat;
+	int rc = read_stat(pid, &stat);
 
-	snprintf(path, sizeof(path), "/proc/%ld/stat", (long)pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	kata__close_fd(&fd);
-	if (n <= 0)
-		return true;
-	text[n] = '\0';
-	p = strrchr(text, ')');
-	return p && sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && (flags & PF_EXITING);
+	return rc == 0 ? (stat.flags & PF_EXITING) != 0 : rc == -ENOENT || rc == -ESRCH;
 }
 
 int kata__process_signal(int pidfd, int sig)
