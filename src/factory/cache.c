@@ -42,21 +42,6 @@ int kata__cache_wish(const kata_vm_config *config, const kata_agent_config *agen
 	return rc;
 }
 
-/* *ret_vm NULL: none was ready. */
-static int take(struct kata__pool *pool, struct kata__pool_wish *take_wish, kata_vm **ret_vm, kata_error **err)
-{
-	kata_op *op = NULL;
-	int rc = kata__pool_take_begin(pool, take_wish, NULL, &op, err);
-
-	if (rc < 0)
-		return rc;
-	rc = kata_op_wait(op, err);
-	if (rc == 0)
-		*ret_vm = kata__pool_take_result(op);
-	kata_op_unref(op);
-	return rc;
-}
-
 /* What no machine could be is not looked for: the inner builder says why it cannot, or can. */
 static int cache_build(void *self, const kata_vm_config *config, const kata_agent_config *agent_config,
 		       const kata_qos_config *qos_config, kata_vm **ret_vm, kata_error **err)
@@ -67,7 +52,7 @@ static int cache_build(void *self, const kata_vm_config *config, const kata_agen
 	int rc = kata__context_check_may_block(pool->ctx, "kata_vm_builder_build of a cache", err);
 
 	if (rc == 0 && kata__cache_wish(config, agent_config, qos_config, &wish, NULL) == 0)
-		rc = take(pool, &wish, &vm, err);
+		rc = kata__pool_take(pool, &wish, &vm, err);
 	if (rc < 0)
 		return rc;
 	if (!vm)

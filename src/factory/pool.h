@@ -171,6 +171,8 @@ int kata__pool_take_begin(struct kata__pool *pool, struct kata__pool_wish *take_
 			  kata_op **ret_op, kata_error **err);
 /* Once it has succeeded: the VM, the caller's (PAUSED and marked, for a transfer); or NULL: none was ready. */
 kata_vm *kata__pool_take_result(kata_op *op);
+/* Both at once, blocking. *ret_vm NULL: none was ready. */
+int kata__pool_take(struct kata__pool *pool, struct kata__pool_wish *take_wish, kata_vm **ret_vm, kata_error **err);
 
 /* hand_out.c: an operation that looks at one machine and makes it a caller's: CREATED, warm, called `id` (NULL: as it
  * is). With `transfer` it is left PAUSED, marked, and under its name: another process does the rest. A VMM that waits

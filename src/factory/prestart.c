@@ -20,17 +20,6 @@ static bool follows(struct kata__template *t, const struct kata__template_base *
 	return same;
 }
 
-static void set_followed(struct kata__template *t, struct kata__template_base *base)
-{
-	struct kata__template_base *before;
-
-	pthread_mutex_lock(&t->mutex);
-	before = t->pool_of;
-	t->pool_of = base ? kata__template_base_ref(base) : NULL;
-	pthread_mutex_unlock(&t->mutex);
-	kata__template_base_unref(before);
-}
-
 static int set_base(struct kata__template *t, struct kata__template_base *base, kata_error **err)
 {
 	struct kata__pool_size *size = NULL;
@@ -57,7 +46,7 @@ static void follow_now(void *user)
 	if (follows(f->t, f->base))
 		return;
 	if (set_base(f->t, f->base, &error) == 0)
-		set_followed(f->t, f->base);
+		kata__template_set_base(f->t, &f->t->pool_of, f->base);
 	else
 		kata__log(f->t->ctx, KATA_LOG_WARNING, "factory", "VMMs cannot be started ahead: %s",
 			  kata_error_get_message(error));
@@ -96,21 +85,9 @@ int kata__template_take_prestarted(struct kata__template *t, struct kata__templa
 				   kata_vm **ret_vm, kata_error **err)
 {
 	struct kata__pool_wish wish = {0};
-	kata_op *op = NULL;
-	int rc;
+	int rc = t->pool ? make_wish(base, id, &wish, err) : 0;
 
-	if (!t->pool)
-		return 0;
-	rc = make_wish(base, id, &wish, err);
-	if (rc == 0)
-		rc = kata__pool_take_begin(t->pool, &wish, NULL, &op, err);
-	if (rc < 0)
-		return rc;
-	rc = kata_op_wait(op, err);
-	if (rc == 0)
-		*ret_vm = kata__pool_take_result(op);
-	kata_op_unref(op);
-	return rc;
+	return rc < 0 || !t->pool ? rc : kata__pool_take(t->pool, &wish, ret_vm, err);
 }
 
 /* ---- looking at them, waiting for them ---- */

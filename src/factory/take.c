@@ -177,3 +177,17 @@ kata_vm *kata__pool_take_result(kata_op *op)
 {
 	return kata__take_ptr(take_of(op)->vm);
 }
+
+int kata__pool_take(struct kata__pool *pool, struct kata__pool_wish *take_wish, kata_vm **ret_vm, kata_error **err)
+{
+	kata_op *op = NULL;
+	int rc = kata__pool_take_begin(pool, take_wish, NULL, &op, err);
+
+	if (rc < 0)
+		return rc;
+	rc = kata_op_wait(op, err);
+	if (rc == 0)
+		*ret_vm = kata__pool_take_result(op);
+	kata_op_unref(op);
+	return rc;
+}

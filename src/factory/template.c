@@ -44,15 +44,21 @@ struct kata__template_base *kata__template_known(struct kata__template *t)
 	return base;
 }
 
-void kata__template_learn(struct kata__template *t, struct kata__template_base *base)
+void kata__template_set_base(struct kata__template *t, struct kata__template_base **slot,
+			     struct kata__template_base *base)
 {
 	struct kata__template_base *before;
 
 	pthread_mutex_lock(&t->mutex);
-	before = t->base;
-	t->base = base ? kata__template_base_ref(base) : NULL;
+	before = *slot;
+	*slot = base ? kata__template_base_ref(base) : NULL;
 	pthread_mutex_unlock(&t->mutex);
 	kata__template_base_unref(before);
+}
+
+void kata__template_learn(struct kata__template *t, struct kata__template_base *base)
+{
+	kata__template_set_base(t, &t->base, base);
 	kata__template_follow(t, base);
 }
 

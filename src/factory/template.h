@@ -46,6 +46,9 @@ void kata__template_unref(struct kata__template *t);
 struct kata__template_base *kata__template_known(struct kata__template *t);
 /* From now on this one is known (NULL: none). VMMs that wait for another are ended, and such as wait for it made. */
 void kata__template_learn(struct kata__template *t, struct kata__template_base *base);
+/* Of t, under its mutex: `base`, or none. The slot has a reference of its own. */
+void kata__template_set_base(struct kata__template *t, struct kata__template_base **slot,
+			     struct kata__template_base *base);
 /* prestart.c: the pool of waiting VMMs is of this base from now on (NULL: of none). [any thread] */
 void kata__template_follow(struct kata__template *t, struct kata__template_base *base);
 /* One of them as a VM that the caller starts; *ret_vm NULL: none is ready, none is kept, or it is not of this base.
