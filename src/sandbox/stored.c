@@ -12,7 +12,6 @@
 
 #include <string.h>
 
-#include "base/fd.h"
 #include "base/text.h"
 #include "persist/persistence.h"
 #include "sandbox/rebuild.h"
@@ -245,17 +244,12 @@ static int take_row(kata_persistence *p, kata_sandbox *s, uint64_t epoch, kata_e
  * that the release left beside the machine, which is its last word. Of the same epoch: nobody had it since. */
 static void take_last_word(kata_context *ctx, struct kata_record *record)
 {
-	KATA_AUTO(free)
-	char *path = kata__format("%s/vm/%s/released.json", kata_context_get_state_dir(ctx), record->vm_id);
-	char *text = NULL;
-	size_t len = 0;
+	uint64_t epoch = kata__vm_record_epoch(record->vm_json, strlen(record->vm_json));
+	char *text = record->owner_pid ? kata__vm_read_released(kata_context_get_state_dir(ctx), record->vm_id, epoch)
+				       : NULL;
 
-	if (record->owner_pid == 0 || !path || kata__read_file(path, KATA__JSON_RECORD_MAX, &text, &len, NULL) < 0)
+	if (!text)
 		return;
-	if (kata__vm_record_epoch(text, len) != kata__vm_record_epoch(record->vm_json, strlen(record->vm_json))) {
-		free(text);
-		return;
-	}
 	free(record->vm_json);
 	record->vm_json = text;
 }

@@ -366,6 +366,18 @@ uint64_t kata__vm_record_epoch(const char *json, size_t length)
 	return epoch;
 }
 
+char *kata__vm_read_released(const char *state_dir, const char *id, uint64_t epoch)
+{
+	KATA_AUTO(free) char *path = kata__format("%s/vm/%s/released.json", state_dir, id);
+	KATA_AUTO(free) char *text = NULL;
+	size_t length = 0;
+
+	if (!path || kata__read_file(path, KATA__JSON_RECORD_MAX, &text, &length, NULL) < 0 ||
+	    kata__vm_record_epoch(text, length) != epoch)
+		return NULL;
+	return kata__take_ptr(text);
+}
+
 /* It is written whole: one that cannot be read was spoilt by somebody, and is nobody's leave to end the machine. */
 static int read_released(struct kata__leftover *l, kata_error **err)
 {

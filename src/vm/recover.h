@@ -57,6 +57,8 @@ int kata__leftover_set_free(struct kata__leftover *l, uint64_t epoch, kata_error
 /* vmm.pid in that directory names this process, as it is now. */
 bool kata__leftover_names(const char *dir, pid_t pid);
 
+/* The record that the last release left beside the machine, if it is of that epoch; malloc'ed. NULL: none such. */
+char *kata__vm_read_released(const char *state_dir, const char *id, uint64_t epoch);
 /* The epoch in a VM's record; 0 when it has none that can be read. */
 uint64_t kata__vm_record_epoch(const char *json, size_t length);
 /* [leader] A rebuild that is being undone: the release that follows leaves the machine at the epoch that it had before,
