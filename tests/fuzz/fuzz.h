@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -24,4 +25,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* A failing call sets an error of the same status, a succeeding one none. */
 #define must_agree(rc, err) must(((rc) < 0) == ((err) != NULL) && (!(err) || (int)kata_error_get_status(err) == (rc)))
+
+/* What is read can be written, and reads as the same again. `read_and_write` answers NULL when it refuses the input. */
+static inline void must_read_again(const uint8_t *data, size_t size, char *(*read_and_write)(const char *, size_t))
+{
+	char *first = data ? read_and_write((const char *)data, size) : NULL;
+	char *second = first ? read_and_write(first, strlen(first)) : NULL;
+
+	must(!first || (second && strcmp(first, second) == 0));
+	free(first);
+	free(second);
+}
 #endif
