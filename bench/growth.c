@@ -24,8 +24,12 @@ struct world {
 	kata_sandbox *sandboxes[MANY + 1];
 };
 
+struct growth;
+typedef int (*action_fn)(struct growth *g, struct world *w, uint64_t *ret_ns);
+
 struct growth {
 	struct world many, one;
+	action_fn action;
 	int turn; /* which of the many: no two lookups in a row are alike */
 };
 
@@ -141,7 +145,7 @@ static int look_up(struct growth *g, struct world *w, uint64_t *ret_ns)
 	return 0;
 }
 
-static int create(struct world *w, uint64_t *ret_ns)
+static int create(struct growth *g, struct world *w, uint64_t *ret_ns)
 {
 	uint64_t begin;
 
@@ -158,7 +162,7 @@ static int create(struct world *w, uint64_t *ret_ns)
 }
 
 /* One and the same: storing each in turn tells about SQLite's log, which gets a page of each. */
-static int commit(struct world *w, uint64_t *ret_ns)
+static int commit(struct growth *g, struct world *w, uint64_t *ret_ns)
 {
 	uint64_t begin = bench_now();
 	kata_error *err = NULL;
@@ -175,58 +179,31 @@ static int commit(struct world *w, uint64_t *ret_ns)
 	return 0;
 }
 
-static int look_up_many(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
+static int in_many(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 {
 	struct growth *g = user;
 
-	return look_up(g, &g->many, ret_ns);
+	return g->action(g, &g->many, ret_ns);
 }
 
-static int look_up_one(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
+static int in_one(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
 {
 	struct growth *g = user;
 
-	return look_up(g, &g->one, ret_ns);
-}
-
-static int create_many(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
-{
-	struct growth *g = user;
-
-	return create(&g->many, ret_ns);
-}
-
-static int create_one(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
-{
-	struct growth *g = user;
-
-	return create(&g->one, ret_ns);
-}
-
-static int commit_many(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
-{
-	struct growth *g = user;
-
-	return commit(&g->many, ret_ns);
-}
-
-static int commit_one(void *user, uint64_t ret_ns[BENCH_TIMES_MAX])
-{
-	struct growth *g = user;
-
-	return commit(&g->one, ret_ns);
+	return g->action(g, &g->one, ret_ns);
 }
 
 static int run(struct bench *b, struct bench_value *values)
 {
+	static const action_fn actions[] = {look_up, create, commit};
 	struct growth *g = &growth;
-	struct bench_pairs pairs[] = {{look_up_many, look_up_one, g, 200, 9, 1, 1},
-				      {create_many, create_one, g, 200, 9, 1, 1},
-				      {commit_many, commit_one, g, 200, 9, 1, 1}};
+	struct bench_pairs pairs = {in_many, in_one, g, 200, 9, 1, 1};
 	int rc = world_open(&g->many, b, MANY) || world_open(&g->one, b, 1) ? -1 : 0;
 
-	for (size_t i = 0; !rc && i < sizeof(pairs) / sizeof(pairs[0]); i++)
-		rc = bench_ratio(b, &pairs[i], &values[i]);
+	for (size_t i = 0; !rc && i < sizeof(actions) / sizeof(actions[0]); i++) {
+		g->action = actions[i];
+		rc = bench_ratio(b, &pairs, &values[i]);
+	}
 	world_close(&g->many);
 	world_close(&g->one);
 	return rc;
