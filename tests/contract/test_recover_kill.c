@@ -180,18 +180,7 @@ static void die_at_any_moment(struct scene *sc, unsigned *seed)
 
 static void check_report(struct actor *a, const kata_recover_report *report)
 {
-	char problem[400];
-
-	for (size_t i = 0; i < kata_recover_report_get_count(report); i++) {
-		if (fixture_was_undone(report, i) ||
-		    kata_recover_report_get_verdict(report, i) == KATA_RECOVER_ATTACHABLE)
-			continue;
-		snprintf(problem, sizeof(problem), "%s %s is %s: %s", kata_recover_report_get_kind(report, i),
-			 kata_recover_report_get_id(report, i),
-			 kata_recover_verdict_get_name(kata_recover_report_get_verdict(report, i)),
-			 kata_recover_report_get_text(report, i));
-		actor_want(a, false, problem);
-	}
+	actor_want_settled(a, report);
 	actor_want(a, actor_find(report, "vm", "kept") != SIZE_MAX, "what was recorded is not attachable");
 	actor_want(a, actor_find(report, "vm", "released") != SIZE_MAX, "what was released is not attachable");
 }
@@ -282,26 +271,13 @@ static void one_round(struct scene *sc, unsigned round, unsigned *seed)
 	free(place);
 }
 
-static void warm_up(struct scene *sc)
-{
-	kata_error *err = NULL;
-	struct actor a;
-	kata_vm *vm;
-
-	actor_open(&a, sc); /* makes the caches, and the database */
-	vm = actor_start_vm(&a, "first");
-	MUST(&a, kata_vm_destroy(vm, NULL, &err));
-	kata_vm_unref(vm);
-	actor_close(&a);
-}
-
 Test(recover_kill, recovery_that_is_killed_is_gone_on_with, .timeout = 1200)
 {
 	unsigned seed = 1, count = rounds();
 	struct scene sc;
 
 	scene_init(&sc);
-	scene_assert_ended(&sc, scene_run(&sc, warm_up), "the first");
+	scene_assert_ended(&sc, scene_run(&sc, scene_warm_up), "the first");
 	for (unsigned i = 0; i < count; i++)
 		one_round(&sc, i, &seed);
 	scene_deinit(&sc);

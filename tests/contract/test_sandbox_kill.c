@@ -225,22 +225,6 @@ static void kill_manager(struct scene *sc, const char *what)
 
 /* ---- who comes after it */
 
-static void check_report(struct actor *a, const kata_recover_report *report)
-{
-	char problem[400];
-
-	for (size_t i = 0; i < kata_recover_report_get_count(report); i++) {
-		if (fixture_was_undone(report, i) ||
-		    kata_recover_report_get_verdict(report, i) == KATA_RECOVER_ATTACHABLE)
-			continue;
-		snprintf(problem, sizeof(problem), "%s %s is %s: %s", kata_recover_report_get_kind(report, i),
-			 kata_recover_report_get_id(report, i),
-			 kata_recover_verdict_get_name(kata_recover_report_get_verdict(report, i)),
-			 kata_recover_report_get_text(report, i));
-		actor_want(a, false, problem);
-	}
-}
-
 /* Each record's sandbox is taken over, its machine answers and still does what it is told. */
 static void attach_all(struct actor *a)
 {
@@ -278,7 +262,7 @@ static void heir(struct scene *sc)
 	sc->board->number = 0;
 	actor_open(&a, sc);
 	report = actor_recover(&a, KATA_RECOVER_APPLY);
-	check_report(&a, report);
+	actor_want_settled(&a, report);
 	kata_recover_report_free(report);
 	attach_all(&a);
 	report = actor_recover(&a, 0);
@@ -291,19 +275,6 @@ static void heir(struct scene *sc)
 }
 
 /* ---- */
-
-static void warm_up(struct scene *sc)
-{
-	kata_error *err = NULL;
-	struct actor a;
-	kata_vm *vm;
-
-	actor_open(&a, sc); /* makes the caches, and the database */
-	vm = actor_start_vm(&a, "first");
-	MUST(&a, kata_vm_destroy(vm, NULL, &err));
-	kata_vm_unref(vm);
-	actor_close(&a);
-}
 
 static pid_t start_stranger(void)
 {
@@ -356,7 +327,7 @@ Test(sandbox_kill, a_manager_that_is_killed_at_any_moment_leaves_what_answers_or
 	}
 	stranger = start_stranger();
 	empty_saved(&sc);
-	scene_assert_ended(&sc, scene_run(&sc, warm_up), "the first");
+	scene_assert_ended(&sc, scene_run(&sc, scene_warm_up), "the first");
 	for (unsigned i = 0; i < rounds; i++) {
 		struct census *before = fixture_census(&sc.f);
 		char what[64];

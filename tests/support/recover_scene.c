@@ -158,3 +158,32 @@ size_t actor_find(const kata_recover_report *report, const char *kind, const cha
 			return i;
 	return SIZE_MAX;
 }
+
+void actor_want_settled(struct actor *a, const kata_recover_report *report)
+{
+	char problem[400];
+
+	for (size_t i = 0; i < kata_recover_report_get_count(report); i++) {
+		if (fixture_was_undone(report, i) ||
+		    kata_recover_report_get_verdict(report, i) == KATA_RECOVER_ATTACHABLE)
+			continue;
+		snprintf(problem, sizeof(problem), "%s %s is %s: %s", kata_recover_report_get_kind(report, i),
+			 kata_recover_report_get_id(report, i),
+			 kata_recover_verdict_get_name(kata_recover_report_get_verdict(report, i)),
+			 kata_recover_report_get_text(report, i));
+		actor_want(a, false, problem);
+	}
+}
+
+void scene_warm_up(struct scene *sc)
+{
+	kata_error *err = NULL;
+	struct actor a;
+	kata_vm *vm;
+
+	actor_open(&a, sc); /* makes the caches, and the database */
+	vm = actor_start_vm(&a, "first");
+	MUST(&a, kata_vm_destroy(vm, NULL, &err));
+	kata_vm_unref(vm);
+	actor_close(&a);
+}

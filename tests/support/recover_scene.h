@@ -46,6 +46,10 @@ kata_recover_report *actor_recover(struct actor *a, uint64_t flags);
 size_t actor_find(const kata_recover_report *report, const char *kind, const char *id);
 void actor_must(struct actor *a, int rc, kata_error *err, const char *what);
 void actor_want(struct actor *a, bool good, const char *what);
+/* Each entry is attachable, or was undone. */
+void actor_want_settled(struct actor *a, const kata_recover_report *report);
+/* For scene_run: makes the caches and the database, so that a census does not count them. */
+void scene_warm_up(struct scene *sc);
 
 #define MUST(a, call)                                                                                                  \
 	do {                                                                                                           \
