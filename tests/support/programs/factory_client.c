@@ -15,25 +15,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "victim.h"
+
 static kata_context *context;
 static kata_vm_builder *local, *remote;
-
-static void must(int rc, kata_error *err, const char *what)
-{
-	char *text;
-
-	if (rc == 0)
-		return;
-	text = kata_error_to_text(err);
-	printf("%s: %s\n", what, text ? text : "?");
-	exit(1);
-}
-
-#define MUST(call)                                                                                                     \
-	do {                                                                                                           \
-		int rc_ = (call);                                                                                      \
-		must(rc_, err, #call);                                                                                 \
-	} while (0)
 
 static void set_up(char **argv)
 {

@@ -18,27 +18,11 @@
 #include <unistd.h>
 
 #include "factory/remote.h"
+#include "victim.h"
 
 static kata_context *context;
 static kata_vm_builder *qemu;
 static kata_vm_config config;
-
-static void must(int rc, kata_error *err, const char *what)
-{
-	char *text;
-
-	if (rc == 0)
-		return;
-	text = kata_error_to_text(err);
-	fprintf(stderr, "%s: %s\n", what, text ? text : "?");
-	exit(1);
-}
-
-#define MUST(call)                                                                                                     \
-	do {                                                                                                           \
-		int rc_ = (call);                                                                                      \
-		must(rc_, err, #call);                                                                                 \
-	} while (0)
 
 static void print_steps(const struct kata__op_table *table)
 {

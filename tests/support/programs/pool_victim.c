@@ -17,23 +17,7 @@
 
 #include "factory/pool.h"
 #include "vm/qemu/machine.h"
-
-static void must(int rc, kata_error *err, const char *what)
-{
-	char *text;
-
-	if (rc == 0)
-		return;
-	text = kata_error_to_text(err);
-	fprintf(stderr, "%s: %s\n", what, text ? text : "?");
-	exit(1);
-}
-
-#define MUST(call)                                                                                                     \
-	do {                                                                                                           \
-		int rc_ = (call);                                                                                      \
-		must(rc_, err, #call);                                                                                 \
-	} while (0)
+#include "victim.h"
 
 /* And makes what is made once: what the VMM can do is asked. */
 static void print_steps(kata_vm_builder *builder)

@@ -14,29 +14,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "victim.h"
+
 struct victim {
 	kata_context *context;
 	kata_vm_builder *inner, *builder;
 	kata_vm_config config;
 	bool prints;
 };
-
-static void must(int rc, kata_error *err, const char *what)
-{
-	char *text;
-
-	if (rc == 0)
-		return;
-	text = kata_error_to_text(err);
-	fprintf(stderr, "%s: %s\n", what, text ? text : "?");
-	exit(1);
-}
-
-#define MUST(call)                                                                                                     \
-	do {                                                                                                           \
-		int rc_ = (call); /* before err is read */                                                             \
-		must(rc_, err, #call);                                                                                 \
-	} while (0)
 
 static void set_up(struct victim *v, char **argv)
 {

@@ -18,6 +18,8 @@
 #include <sys/inotify.h>
 #include <unistd.h>
 
+#include "victim.h"
+
 struct victim {
 	kata_context *context;
 	kata_vm_builder *builder;
@@ -29,23 +31,6 @@ struct victim {
 	char *memory;   /* shared RAM, or NULL */
 	const char *point;
 };
-
-static void must(int rc, kata_error *err, const char *what)
-{
-	char *text;
-
-	if (rc == 0)
-		return;
-	text = kata_error_to_text(err);
-	fprintf(stderr, "%s: %s\n", what, text ? text : "?");
-	exit(1);
-}
-
-#define MUST(call)                                                                                                     \
-	do {                                                                                                           \
-		int rc_ = (call);                                                                                      \
-		must(rc_, err, #call);                                                                                 \
-	} while (0)
 
 /* STATE_DIR is a directory in that of the test. */
 static char *in_state_parent(const char *state_dir, const char *name)
