@@ -70,23 +70,22 @@ static void say_how_it_ended(const struct kata__qemu *q, kata_error **err)
 }
 
 /* Who waited for QEMU's answer was told it when the connection broke. */
-static bool says_how_it_ended(const kata_error *err)
+static bool says_so(const kata_error *err, const kata_error *how)
 {
-	for (; err; err = kata_error_get_cause(err))
-		if (strncmp(kata_error_get_message(err), "QEMU has ended", 14) == 0 ||
-		    strncmp(kata_error_get_message(err), "QEMU was ended", 14) == 0)
-			return true;
-	return false;
+	while (err && strcmp(kata_error_get_message(err), kata_error_get_message(how)) != 0)
+		err = kata_error_get_cause(err);
+	return err != NULL;
 }
 
 static void explain_end(const struct kata__qemu *q, kata_error *err)
 {
 	kata_error *how = NULL;
 
-	if (!says_how_it_ended(err)) {
-		say_how_it_ended(q, &how);
+	say_how_it_ended(q, &how);
+	if (says_so(err, how))
+		kata_error_free(how);
+	else
 		kata__error_add_cause(err, how);
-	}
 	if (kata_error_get_hint(err))
 		return;
 	if (q->exit_status > 128)
