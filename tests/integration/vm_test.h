@@ -29,9 +29,12 @@ struct machine {
 static inline void find_image(struct machine *m)
 {
 	const char *cache = getenv("KATA_IMAGE_CACHE"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+	const char *named = getenv("KATA_TEST_GUEST");
 	char dir[200];
 
-	if (cache)
+	if (named)
+		snprintf(dir, sizeof(dir), "%s", named);
+	else if (cache)
 		snprintf(dir, sizeof(dir), "%s/current", cache);
 	else if (xdg)
 		snprintf(dir, sizeof(dir), "%s/libkata/guest/current", xdg);
@@ -39,8 +42,10 @@ static inline void find_image(struct machine *m)
 		snprintf(dir, sizeof(dir), "%s/.cache/libkata/guest/current", home ? home : "");
 	snprintf(m->kernel, sizeof(m->kernel), "%s/vmlinux", dir);
 	snprintf(m->initrd, sizeof(m->initrd), "%s/initrd", dir);
-	if (access(m->kernel, R_OK) || access(m->initrd, R_OK))
-		cr_skip_test("no guest image in %s: make it with tools/guest-image", dir);
+	if (access(m->kernel, R_OK) == 0 && access(m->initrd, R_OK) == 0)
+		return;
+	cr_assert_null(named, "KATA_TEST_GUEST: there is no guest image in %s", dir);
+	cr_skip_test("no guest image in %s: make it with tools/guest-image, or name one in KATA_TEST_GUEST", dir);
 }
 
 static inline void machine_init(struct machine *m, uint64_t context_flags)
