@@ -9,6 +9,8 @@
 
 TestSuite(sandbox_save, .timeout = 1800);
 
+/* A reader that comes between the counter's opening of the file and its writing to it finds nothing there: LOOK asks again. */
+#define LOOK "while n=$(cat /tmp/n); [ -z \"$n\" ]; do :; done; echo $n"
 #define COUNT                                                                                                          \
 	"exec 3>/mnt/log; n=0; while :; do n=$((n+1)); echo $n > /tmp/n; echo line $n >&3; "                           \
 	"busybox usleep 50000; done"
@@ -112,14 +114,15 @@ static kata_sandbox *restore(struct stage *st, const char *name, const char *id)
 /* What was there goes on: the counter, its open file, the disk, the network, both containers. */
 static void assert_goes_on(struct stage *st, long before)
 {
-	long now;
+	long now, later, file;
 
 	cr_assert_eq(kata_sandbox_get_container_count(st->s), 2);
-	now = number(st, "look", "cat /tmp/n");
+	now = number(st, "look", LOOK);
 	cr_assert_geq(now, before, "the counter stood at %ld, is %ld", before, now);
-	cr_assert_gt(number(st, "look-again", "busybox usleep 300000; cat /tmp/n"), now, "and it goes on");
-	cr_assert_gt(number(st, "file", "busybox usleep 300000; busybox tail -n 1 /mnt/log | busybox cut -c 6-"), now,
-		     "its open file, too");
+	later = number(st, "look-again", "busybox usleep 300000; " LOOK);
+	cr_assert_gt(later, now, "the counter is %ld, and later %ld", now, later);
+	file = number(st, "file", "busybox usleep 300000; busybox tail -n 1 /mnt/log | busybox cut -c 6-");
+	cr_assert_gt(file, now, "the counter is %ld, its open file later at %ld", now, file);
 	assert_exec_says(st, "counter", "first-line", "head -n 1 /mnt/log", "line 1\n");
 	assert_exec_says(st, "idle", "alive", "echo alive", "alive\n");
 	assert_network(st, "ping-restored");
@@ -142,7 +145,7 @@ static void first_process(struct stage *st)
 
 	fill(st);
 	f = fopen(path, "w");
-	fprintf(f, "%ld\n", number(st, "stands", "cat /tmp/n"));
+	fprintf(f, "%ld\n", number(st, "stands", LOOK));
 	fclose(f);
 	save(st, "snap");
 	cr_assert_eq(kata_sandbox_get_state(st->s), KATA_SANDBOX_RUNNING);
@@ -225,7 +228,7 @@ Test(sandbox_save, three_are_restored_side_by_side_and_share_nothing_they_write)
 
 	stage_init(&st);
 	fill(&st);
-	before = number(&st, "stands", "cat /tmp/n");
+	before = number(&st, "stands", LOOK);
 	save(&st, "snap");
 	destroy(&st);
 	for (int i = 0; i < 3; i++)
