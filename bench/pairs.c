@@ -89,20 +89,17 @@ static int measure(const struct bench_pairs *p, bench_fn a, int pairs, struct sa
 	return 0;
 }
 
-static bool is_quiet(const double *ratios, int pairs)
-{
-	struct bench_value v;
-
-	summarise(ratios, pairs, &v);
-	return v.lo >= 1 - QUIET && v.hi <= 1 + QUIET;
-}
-
 /* The machine must have been quiet before, and the hand program no slower beside the library than alone. */
-static bool is_noisy(struct samples *before, struct samples *s, int t, int pairs)
+static void judge_noise(struct samples *before, struct samples *s, int t, int pairs, struct bench_value *ret)
 {
-	double drift = median(s->hand_ns[t], pairs) / median(before->hand_ns[t], pairs);
+	struct bench_value control;
 
-	return !is_quiet(before->ratios[t], pairs) || drift < 1 - DRIFT || drift > 1 + DRIFT;
+	summarise(before->ratios[t], pairs, &control);
+	ret->control_lo = control.lo;
+	ret->control_hi = control.hi;
+	ret->drift = median(s->hand_ns[t], pairs) / median(before->hand_ns[t], pairs);
+	ret->is_noisy = control.lo < 1 - QUIET || control.hi > 1 + QUIET || ret->drift < 1 - DRIFT ||
+			ret->drift > 1 + DRIFT;
 }
 
 int bench_ratio(const struct bench *b, const struct bench_pairs *p, struct bench_value *ret)
@@ -119,7 +116,10 @@ int bench_ratio(const struct bench *b, const struct bench_pairs *p, struct bench
 		return -1;
 	for (int t = 0; t < p->times; t++) {
 		summarise(s.ratios[t], pairs, &ret[t]);
-		ret[t].is_noisy = b->quick || is_noisy(&before, &s, t, pairs);
+		if (b->quick)
+			ret[t].is_noisy = true;
+		else
+			judge_noise(&before, &s, t, pairs, &ret[t]);
 	}
 	return 0;
 }

@@ -39,6 +39,15 @@ static const char *verdict(const struct bench *b, const struct bench_metric *m, 
 	return words[v->is_noisy ? 0 : 1 + is_within(m, i, v)][b->json];
 }
 
+/* What there was no verdict for. */
+static void print_noise(const struct bench *b, const struct bench_value *v)
+{
+	if (!v->is_noisy || v->drift <= 0)
+		return;
+	printf(b->json ? ",\"control\":{\"lo\":%.4g,\"hi\":%.4g,\"drift\":%.4g}" : " (control %.4g to %.4g, drift %.4g)",
+	       v->control_lo, v->control_hi, v->drift);
+}
+
 static void print_json(const struct bench *b, const struct bench_metric *m, const struct bench_value *values, int worst)
 {
 	const struct bench_value *v = &values[worst];
@@ -49,6 +58,7 @@ static void print_json(const struct bench *b, const struct bench_metric *m, cons
 	       "\"unit\":\"%s\",\"ok\":%s",
 	       m->name, v->value, v->lo, v->hi, v->n, m->figures[worst].bar, m->figures[worst].goal,
 	       m->higher_is_better ? "higher" : "lower", m->unit, verdict(b, m, worst, v));
+	print_noise(b, v);
 	for (int i = 0; n > 1 && i < n; i++)
 		printf("%s{\"part\":\"%s\",\"value\":%.4g,\"lo\":%.4g,\"hi\":%.4g,\"bar\":%g,\"goal\":%g,\"ok\":%s}",
 		       i ? "," : ",\"parts\":[", m->figures[i].part, values[i].value, values[i].lo, values[i].hi,
@@ -63,6 +73,7 @@ static void print_text(const struct bench *b, const struct bench_metric *m, cons
 
 	printf("%-20s %9.4g  [%.4g, %.4g]  n=%-4d bar %-6g goal %-6g %-10s %s", m->name, v->value, v->lo, v->hi, v->n,
 	       m->figures[worst].bar, m->figures[worst].goal, m->unit, verdict(b, m, worst, v));
+	print_noise(b, v);
 	for (int i = 0; n > 1 && i < n; i++)
 		printf("%s%s %.4g (bar %g)", i ? ", " : "   ", m->figures[i].part, values[i].value, m->figures[i].bar);
 	printf("\n");
