@@ -28,7 +28,7 @@ struct bench {
 struct bench_value {
 	double value, lo, hi; /* lo == hi == value for counts */
 	int n;
-	bool is_noisy; /* no verdict: what follows says why, or it is a --quick run */
+	bool is_noisy;                 /* no verdict: what follows says why, or it is a --quick run */
 	double control_lo, control_hi; /* hand against hand */
 	double drift;                  /* the hand program's time beside the library / in the control; 0: no control */
 };

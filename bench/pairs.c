@@ -98,8 +98,8 @@ static void judge_noise(struct samples *before, struct samples *s, int t, int pa
 	ret->control_lo = control.lo;
 	ret->control_hi = control.hi;
 	ret->drift = median(s->hand_ns[t], pairs) / median(before->hand_ns[t], pairs);
-	ret->is_noisy = control.lo < 1 - QUIET || control.hi > 1 + QUIET || ret->drift < 1 - DRIFT ||
-			ret->drift > 1 + DRIFT;
+	ret->is_noisy =
+		control.lo < 1 - QUIET || control.hi > 1 + QUIET || ret->drift < 1 - DRIFT || ret->drift > 1 + DRIFT;
 }
 
 int bench_ratio(const struct bench *b, const struct bench_pairs *p, struct bench_value *ret)

@@ -44,7 +44,8 @@ static void print_noise(const struct bench *b, const struct bench_value *v)
 {
 	if (!v->is_noisy || v->drift <= 0)
 		return;
-	printf(b->json ? ",\"control\":{\"lo\":%.4g,\"hi\":%.4g,\"drift\":%.4g}" : " (control %.4g to %.4g, drift %.4g)",
+	printf(b->json ? ",\"control\":{\"lo\":%.4g,\"hi\":%.4g,\"drift\":%.4g}"
+		       : " (control %.4g to %.4g, drift %.4g)",
 	       v->control_lo, v->control_hi, v->drift);
 }
 

@@ -9,7 +9,8 @@
 
 TestSuite(sandbox_save, .timeout = 1800);
 
-/* A reader that comes between the counter's opening of the file and its writing to it finds nothing there: LOOK asks again. */
+/* A reader that comes between the counter's opening of the file and its writing to it finds nothing there: LOOK asks
+ * again. */
 #define LOOK "while n=$(cat /tmp/n); [ -z \"$n\" ]; do :; done; echo $n"
 #define COUNT                                                                                                          \
 	"exec 3>/mnt/log; n=0; while :; do n=$((n+1)); echo $n > /tmp/n; echo line $n >&3; "                           \
