@@ -35,7 +35,8 @@ typedef struct kata_reconcile_report kata_reconcile_report;
  * found before the action, and is set also when the action fails.
  *
  * STORE: the next generation, whatever stands there. COMPENSATE: removes containers, storages and NICs that the record
- * has not, plugs again what it has and the sandbox has not (and configures its interface), pauses or resumes; without a
+ * has not, plugs again what it has and the sandbox has not (and configures its interface), does both with what has one
+ * id in both and is not the same (a disk with another file), pauses or resumes; routes are told and left; without a
  * record it destroys the sandbox; TAKEN_BACK, it then releases it, so that the record is good for the next who obtains
  * it. What cannot be taken back (a container that was removed) is left as a difference: DIVERGED, and only STORE is
  * left.
@@ -51,8 +52,8 @@ KATA_API kata_reconcile_verdict kata_reconcile_report_get_verdict(const kata_rec
 /* Generation of the record (0: none), and the one this sandbox believed to be stored. */
 KATA_API uint64_t kata_reconcile_report_get_generation(const kata_reconcile_report *report);
 KATA_API uint64_t kata_reconcile_report_get_believed_generation(const kata_reconcile_report *report);
-/* What differs: one line each ("storage 'data' is plugged, the record has it not"), and whether this call settled it.
- * Borrowed; NULL / false past the end. */
+/* What differs: one line each ("storage 'data' is in the sandbox, but not in the record"), and whether this call
+ * settled it. Borrowed; NULL / false past the end. */
 KATA_API size_t kata_reconcile_report_get_count(const kata_reconcile_report *report);
 KATA_API const char *kata_reconcile_report_get_text(const kata_reconcile_report *report, size_t index);
 KATA_API bool kata_reconcile_report_is_settled(const kata_reconcile_report *report, size_t index);

@@ -2,6 +2,7 @@
 /* A sandbox beside its record: the report of kata_sandbox_reconcile. */
 #include <string.h>
 
+#include "base/json.h"
 #include "base/text.h"
 #include "sandbox/reconcile.h"
 
@@ -38,6 +39,8 @@ struct list {
 	size_t count, size;
 };
 
+#define LIST(r, member, number) ((struct list){(r)->member, (r)->number, sizeof(*(r)->member)})
+
 static const char *id_at(const struct list *l, size_t i)
 {
 	return *(char *const *)(const void *)((const char *)l->first + i * l->size);
@@ -51,11 +54,12 @@ static bool has(const struct list *l, const char *id)
 	return false;
 }
 
+static const char *const nouns[] = {"storage", "NIC", "container"};
+
 /* What `ours` has and `other` has not. */
 static int compare_ids(kata_reconcile_report *report, enum kata__difference_kind kind, const struct list *ours,
 		       const struct list *other, bool recorded, kata_error **err)
 {
-	static const char *const nouns[] = {"storage", "NIC", "container"};
 	int rc = 0;
 
 	for (size_t i = 0; rc == 0 && i < ours->count; i++) {
@@ -80,7 +84,88 @@ static int compare_lists(kata_reconcile_report *report, enum kata__difference_ki
 	return rc < 0 ? rc : compare_ids(report, kind, record, now, true, err);
 }
 
-#define LIST(r, member, number) ((struct list){(r)->member, (r)->number, sizeof(*(r)->member)})
+/* ---- devices that have one id and are not the same */
+
+json_t *kata__reconcile_device(const json_t *vm, const char *list, const char *id)
+{
+	json_t *entry;
+	size_t i;
+
+	json_array_foreach(json_object_get(vm, list), i, entry)
+	{
+		json_t *device = json_object_get(entry, "device");
+		const char *name = json_string_value(json_object_get(device, "id"));
+
+		if (name && strcmp(name, id) == 0)
+			return device;
+	}
+	return NULL;
+}
+
+/* What it is, and not where it is plugged and how it fares. */
+static bool is_same_device(const json_t *now, const json_t *recorded, const char *list, const char *id)
+{
+	static const char *const passing[] = {"address", "state", "size_bytes"};
+	json_t *a = kata__reconcile_device(now, list, id), *b = kata__reconcile_device(recorded, list, id);
+
+	for (size_t i = 0; i < kata__array_size(passing); i++) {
+		json_object_del(a, passing[i]);
+		json_object_del(b, passing[i]);
+	}
+	return json_equal(a, b);
+}
+
+/* One is taken back, the other put back. */
+static int add_other(kata_reconcile_report *report, enum kata__difference_kind kind, const char *id, kata_error **err)
+{
+	int rc = add(report, kind, id, false,
+		     kata__format("%s '%s' of the sandbox is another than that of the record", nouns[kind], id), err);
+
+	return rc < 0 ? rc
+		      : add(report, kind, id, true,
+			    kata__format("%s '%s' of the record is another than that of the sandbox", nouns[kind], id),
+			    err);
+}
+
+static bool is_same_text(const char *a, const char *b)
+{
+	return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+static const struct kata__record_nic *find_nic(const struct kata_record *r, const char *id)
+{
+	for (size_t i = 0; i < r->nic_count; i++)
+		if (strcmp(r->nics[i].id, id) == 0)
+			return &r->nics[i];
+	return NULL;
+}
+
+static int compare_devices(kata_reconcile_report *report, const struct kata_record *now,
+			   const struct kata_record *record, kata_error **err)
+{
+	KATA_AUTO_JSON json_t *a = NULL;
+	KATA_AUTO_JSON json_t *b = NULL;
+	int rc = kata__json_parse("vm", now->vm_json, strlen(now->vm_json), KATA__JSON_RECORD_MAX, &a, err);
+
+	if (rc == 0)
+		rc = kata__json_parse("vm", record->vm_json, strlen(record->vm_json), KATA__JSON_RECORD_MAX, &b, err);
+	for (size_t i = 0; rc == 0 && i < now->storage_count; i++) {
+		const char *id = now->storages[i].id;
+
+		if (has(&LIST(record, storages, storage_count), id) && !is_same_device(a, b, "storages", id))
+			rc = add_other(report, KATA__DIFFERENCE_STORAGE, id, err);
+	}
+	for (size_t i = 0; rc == 0 && i < now->nic_count; i++) {
+		const struct kata__record_nic *n = &now->nics[i], *before = find_nic(record, n->id);
+
+		if (before &&
+		    !(is_same_device(a, b, "nics", n->id) && is_same_text(n->interface_json, before->interface_json)))
+			rc = add_other(report, KATA__DIFFERENCE_NIC, n->id, err);
+	}
+	return rc;
+}
+
+/* ---- the sandbox and the record */
 
 static int compare_members(kata_reconcile_report *report, const struct kata_record *now,
 			   const struct kata_record *record, kata_error **err)
@@ -122,6 +207,9 @@ static int compare_processes(kata_reconcile_report *report, const struct kata_re
 				      p->container_id, p->state, before->state),
 			 err);
 	}
+	if (rc == 0 && !is_same_text(now->routes_json, record->routes_json))
+		rc = add(report, KATA__DIFFERENCE_PROCESS, now->id, false,
+			 kata__strdup("the routes are others than those of the record"), err);
 	return rc;
 }
 
@@ -185,6 +273,8 @@ int kata__reconcile_compare(kata_sandbox *s, const struct kata_record *now, cons
 		report->verdict = KATA_RECONCILE_MISSING;
 		return rc;
 	}
+	if (rc == 0)
+		rc = compare_devices(report, now, record, err);
 	if (rc == 0)
 		rc = compare_processes(report, now, record, err);
 	if (rc == 0)

@@ -23,26 +23,14 @@
 static int find_device(const struct kata_record *record, const char *list, const char *id, json_t **ret_top,
 		       json_t **ret_device, kata_error **err)
 {
-	json_t *array = NULL, *entry, *device;
-	size_t i;
 	int rc = kata__json_parse("vm", record->vm_json, strlen(record->vm_json), KATA__JSON_RECORD_MAX, ret_top, err);
 
-	if (rc == 0)
-		rc = kata__json_get_array(*ret_top, "vm", list, 4096, &array, err);
 	if (rc < 0)
 		return rc;
-	json_array_foreach(array, i, entry)
-	{
-		const char *name = NULL;
-
-		device = json_object_get(entry, "device");
-		if (json_is_object(device) && kata__json_get_string(device, "device", "id", &name, NULL) == 0 &&
-		    strcmp(name, id) == 0) {
-			*ret_device = device;
-			return 0;
-		}
-	}
-	return kata__fail(err, KATA_E_CORRUPT, CALLER, "record.vm.%s: has no '%s', but the record lists it", list, id);
+	*ret_device = kata__reconcile_device(*ret_top, list, id);
+	return *ret_device ? 0
+			   : kata__fail(err, KATA_E_CORRUPT, CALLER,
+					"record.vm.%s: has no '%s', but the record lists it", list, id);
 }
 
 static const char *text_of(const json_t *device, const char *key)

@@ -11,7 +11,7 @@ enum kata__difference_kind {
 	KATA__DIFFERENCE_NIC,
 	KATA__DIFFERENCE_CONTAINER,
 	KATA__DIFFERENCE_STATE,  /* running or paused */
-	KATA__DIFFERENCE_PROCESS /* a process went on: nothing to take back */
+	KATA__DIFFERENCE_PROCESS /* a process went on, or routes: nothing is taken back */
 };
 
 struct kata__difference {
@@ -31,4 +31,6 @@ struct kata_reconcile_report {
 /* Fills the report from what the sandbox is now and its record (NULL: there is none). NO_MEMORY. */
 int kata__reconcile_compare(kata_sandbox *s, const struct kata_record *now, const struct kata_record *record,
 			    kata_reconcile_report *report, kata_error **err);
+/* The device of that id in a machine's record, as `list` ("storages", "nics") has it; NULL: it is not there. */
+json_t *kata__reconcile_device(const json_t *vm, const char *list, const char *id);
 #endif

@@ -176,6 +176,86 @@ Test(sandbox_reconcile, compensating_plugs_again_what_the_record_has)
 	desk_close(&d);
 }
 
+/* ---- another device under the same id ---- */
+
+static void plug_file(struct desk *d, const char *id, const char *path)
+{
+	kata_storage *storage = fixture_storage(id, path, KATA_STORAGE_VIRTIO_BLK);
+	kata_error *err = NULL;
+
+	fixture_assert_ok(kata_sandbox_add_storage(d->k.s, storage, NULL, &err), err);
+	kata_storage_unref(storage);
+}
+
+static void assert_file(struct desk *d, const char *id, const char *path)
+{
+	kata_vm *vm = kata_sandbox_get_vm(d->k.s);
+	kata_storage *storage = NULL;
+	kata_error *err = NULL;
+
+	fixture_assert_ok(kata_vm_find_storage(vm, id, &storage, &err), err);
+	cr_assert_str_eq(kata_storage_get_path(storage), path);
+	kata_storage_unref(storage);
+	kata_vm_unref(vm);
+}
+
+Test(sandbox_reconcile, a_disk_of_the_same_id_with_another_file_is_told_and_taken_back)
+{
+	kata_error *err = NULL;
+	struct desk d;
+
+	desk_open(&d);
+	plug_file(&d, "data", "/nonexistent/recorded");
+	plug_file(&d, "same", "/nonexistent/same");
+	store(&d);
+	run_sql(&d, "BEGIN");
+	fixture_assert_ok(kata_sandbox_remove_storage(d.k.s, "data", NULL, &err), err);
+	fixture_assert_ok(kata_sandbox_remove_storage(d.k.s, "same", NULL, &err), err);
+	plug_file(&d, "same", "/nonexistent/same"); /* elsewhere: that is no other disk */
+	plug_file(&d, "data", "/nonexistent/other");
+	store(&d);
+	run_sql(&d, "ROLLBACK");
+	ASSERT_VERDICT(&d, KATA_RECONCILE_ROLLED_BACK);
+	cr_assert_eq(kata_reconcile_report_get_count(d.report), 2u);
+	assert_difference(&d, 0, "storage 'data' of the sandbox is another than that of the record", false);
+	assert_difference(&d, 1, "storage 'data' of the record is another", false);
+	must_reconcile(&d, KATA_RECONCILE_COMPENSATE);
+	assert_difference(&d, 0, "storage 'data'", true);
+	assert_difference(&d, 1, "storage 'data'", true);
+	assert_file(&d, "data", "/nonexistent/recorded");
+	store(&d);
+	ASSERT_VERDICT(&d, KATA_RECONCILE_SAME);
+	desk_close(&d);
+}
+
+Test(sandbox_reconcile, an_interface_that_was_configured_anew_is_taken_back_and_routes_are_told)
+{
+	kata_interface_config config = KATA_INTERFACE_CONFIG_INIT;
+	kata_agent_route route = {.destination = "10.9.0.0/16", .gateway = "10.1.2.1", .device = "eth0"};
+	kata_error *err = NULL;
+	struct desk d;
+
+	desk_open(&d);
+	plug_nic(&d);
+	store(&d);
+	run_sql(&d, "BEGIN");
+	config.name = "eth0";
+	config.mtu = 1400;
+	fixture_assert_ok(kata_sandbox_update_nic(d.k.s, "eth", &config, NULL, &err), err);
+	fixture_assert_ok(kata_sandbox_update_routes(d.k.s, &route, 1, NULL, &err), err);
+	store(&d);
+	run_sql(&d, "ROLLBACK");
+	must_reconcile(&d, KATA_RECONCILE_COMPENSATE);
+	cr_assert_eq(kata_reconcile_report_get_count(d.report), 3u);
+	assert_difference(&d, 0, "NIC 'eth' of the sandbox is another", true);
+	assert_difference(&d, 1, "NIC 'eth' of the record is another", true);
+	assert_difference(&d, 2, "the routes are others", false);
+	store(&d);
+	cr_assert_eq(ask(&d, "SELECT interface LIKE '%10.1.2.3/24%' AND interface NOT LIKE '%1400%' FROM kata_nics"),
+		     1);
+	desk_close(&d);
+}
+
 /* ---- containers, states ---- */
 
 Test(sandbox_reconcile, compensating_removes_containers_before_their_storages)
