@@ -52,8 +52,8 @@ KATA_API int kata_persistence_create_schema(kata_persistence *persistence, kata_
  * A directory of JSON records, for people without a database; made with mode 0700 when missing. Each record is a file
  * that is written beside, synced and renamed, with a checksum. Several processes may use one: a call that changes
  * something locks it for its time, which goes with the process that holds it. There are no transactions and no indexes:
- * some hundreds of sandboxes. NOT_FOUND (the directory above it), PERMISSION (another's, or writable by others),
- * VERSION, CORRUPT, BUSY (locked for longer than 10 s, says by whom).
+ * some hundreds of sandboxes. A relative path is resolved once. NOT_FOUND (the directory above it), PERMISSION
+ * (another's, or writable by others), VERSION, CORRUPT, BUSY (locked for longer than 10 s, says by whom).
  */
 KATA_API int kata_persistence_new_file(kata_context *context, const char *path, kata_persistence **ret_persistence,
 				       kata_error **err);

@@ -86,7 +86,14 @@ int kata__entry_to_text(const struct kata__entry *e, char **ret, kata_error **er
 		      "boot_id", e->holder.boot_id, "since", (json_int_t)e->holder.since, "updated_at",
 		      (json_int_t)e->updated_at, "record", e->record, "reservations", reservations);
 	*ret = o ? kata__json_dump(o) : NULL;
-	return *ret ? 0 : kata__fail_no_memory(err);
+	if (!*ret)
+		return kata__fail_no_memory(err);
+	if (strlen(*ret) <= TEXT_MAX)
+		return 0;
+	free(kata__take_ptr(*ret));
+	return kata__fail(err, KATA_E_EXHAUSTED, CALLER,
+			  "sandbox '%s': record and reservations have more than %u bytes, which could not be read back",
+			  e->id, TEXT_MAX);
 }
 
 /* ---- from text */

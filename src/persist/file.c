@@ -100,6 +100,30 @@ static void say_who(const struct file *f)
 		return;
 }
 
+static void file_unlock(void *self)
+{
+	struct file *f = self;
+
+	try_lock(f, F_UNLCK);
+	pthread_mutex_unlock(&f->mutex);
+}
+
+/* In a directory that was made anew meanwhile, others lock another file. */
+static int check_lock(const struct file *f, kata_error **err)
+{
+	KATA_AUTO(free) char *path = kata__format("%s/lock", f->dir);
+	struct stat ours, there;
+
+	if (!path)
+		return kata__fail_no_memory(err);
+	if (fstat(f->lock_fd, &ours) == 0 && lstat(path, &there) == 0 && ours.st_ino == there.st_ino &&
+	    ours.st_dev == there.st_dev)
+		return 0;
+	return kata__fail(err, KATA_E_IO, HOST,
+			  "'%s' is not the directory that was opened: was it removed or unmounted? open it again",
+			  f->dir);
+}
+
 static int file_lock(void *self, bool exclusive, kata_error **err)
 {
 	struct file *f = self;
@@ -107,19 +131,16 @@ static int file_lock(void *self, bool exclusive, kata_error **err)
 
 	pthread_mutex_lock(&f->mutex);
 	rc = wait_for_lock(f, exclusive ? F_WRLCK : F_RDLCK, err);
-	if (rc < 0)
+	if (rc < 0) {
 		pthread_mutex_unlock(&f->mutex);
+		return rc;
+	}
+	rc = check_lock(f, err);
+	if (rc < 0)
+		file_unlock(f);
 	else if (exclusive)
 		say_who(f);
 	return rc;
-}
-
-static void file_unlock(void *self)
-{
-	struct file *f = self;
-
-	try_lock(f, F_UNLCK);
-	pthread_mutex_unlock(&f->mutex);
 }
 
 /* ---- a text and its checksum */
@@ -380,8 +401,8 @@ static int make_dir(const char *path, kata_error **err)
 	return 0;
 }
 
-/* Under the lock. A directory that is not ours is left as it is. */
-static int check_format(const struct file *f, kata_error **err)
+/* Under the lock. A directory that is not ours is left as it is. *ret_made: it had none. */
+static int check_format(const struct file *f, bool *ret_made, kata_error **err)
 {
 	KATA_AUTO(free) char *path = kata__format("%s/format", f->dir);
 	KATA_AUTO(kata_error_free) kata_error *own = NULL;
@@ -395,6 +416,7 @@ static int check_format(const struct file *f, kata_error **err)
 		char line[64];
 		int n = snprintf(line, sizeof(line), FORMAT_WORD " %d\n", FORMAT_VERSION);
 
+		*ret_made = true;
 		return kata__write_file_atomic(path, line, (size_t)n, err);
 	}
 	if (rc < 0)
@@ -427,13 +449,14 @@ static void sweep(const char *path)
 
 static int make_drawers(const struct file *f, kata_error **err)
 {
-	int rc = check_format(f, err);
+	bool made = false;
+	int rc = check_format(f, &made, err);
 
 	for (int i = 0; rc == 0 && i < KATA__DRAWERS; i++) {
 		KATA_AUTO(free) char *path = kata__format("%s/%s", f->dir, kata__drawer_names[i]);
 
 		rc = path ? make_dir(path, err) : kata__fail_no_memory(err);
-		if (rc == 0)
+		if (rc == 0 && !made) /* what was there before is not ours */
 			sweep(path);
 	}
 	return rc;
@@ -449,12 +472,15 @@ static int open_lock(struct file *f, kata_error **err)
 	return f->lock_fd < 0 ? kata__fail_errno(err, errno, "cannot open '%s'", path) : 0;
 }
 
-static int open_dir(struct file *f, kata_error **err)
+/* A relative path counts from the directory that is the working one now. */
+static int open_dir(struct file *f, const char *path, kata_error **err)
 {
-	int rc = make_dir(f->dir, err);
+	int rc = make_dir(path, err);
 
-	if (rc == 0)
-		rc = open_lock(f, err);
+	if (rc < 0)
+		return rc;
+	f->dir = realpath(path, NULL);
+	rc = f->dir ? open_lock(f, err) : kata__fail_errno(err, errno, "path: cannot resolve '%s'", path);
 	if (rc == 0)
 		rc = file_lock(f, true, err);
 	if (rc < 0)
@@ -482,8 +508,7 @@ int kata_persistence_new_file(kata_context *context, const char *path, kata_pers
 	pthread_mutex_init(&f->mutex, NULL);
 	f->ctx = context;
 	f->lock_fd = -1;
-	f->dir = kata__strdup(path);
-	rc = f->dir ? open_dir(f, err) : kata__fail_no_memory(err);
+	rc = open_dir(f, path, err);
 	if (rc < 0) {
 		file_free(f);
 		return rc;

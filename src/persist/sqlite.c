@@ -7,6 +7,14 @@
 
 #include "base/text.h"
 
+/* SQLite goes on with a file that has no name any more: what is written there is lost. Of the caller's, he knows. */
+static bool has_moved(struct kata__sqlite *s)
+{
+	int moved = 0;
+
+	return s->owned && sqlite3_file_control(s->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved) == SQLITE_OK && moved;
+}
+
 int kata__sqlite_enter(struct kata__sqlite *s, const char *operation, const char *subject, kata_error **err)
 {
 	sqlite3_mutex_enter(sqlite3_db_mutex(s->db));
@@ -15,6 +23,13 @@ int kata__sqlite_enter(struct kata__sqlite *s, const char *operation, const char
 		return kata__fail(err, KATA_E_STATE, CALLER,
 				  "%s: called from inside a callback of SQLite during another call on this persistence",
 				  operation);
+	}
+	if (has_moved(s)) {
+		pthread_mutex_unlock(&s->lock);
+		sqlite3_mutex_leave(sqlite3_db_mutex(s->db));
+		return kata__fail(err, KATA_E_IO, HOST,
+				  "%s: %s was removed or replaced since it was opened: open it again", operation,
+				  s->place);
 	}
 	s->operation = operation;
 	s->subject = subject;

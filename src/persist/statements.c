@@ -307,9 +307,12 @@ void kata__sqlite_done(sqlite3_stmt *st)
 
 int kata__sqlite_run(struct kata__sqlite *s, sqlite3_stmt *st, const char *table, kata_error **err)
 {
-	int code = sqlite3_step(st);
-	int rc = code == SQLITE_DONE ? 0 : kata__sqlite_fail(s, code, table, err);
+	int code, rc;
 
+	do /* where the caller has PRAGMA count_changes, a change answers with a row */
+		code = sqlite3_step(st);
+	while (code == SQLITE_ROW);
+	rc = code == SQLITE_DONE ? 0 : kata__sqlite_fail(s, code, table, err);
 	sqlite3_reset(st);
 	return rc;
 }

@@ -76,6 +76,18 @@ Test(attached, a_write_that_the_caller_left_half_done_makes_it_busy_and_harms_no
 	desk_close(&d);
 }
 
+/* Under it each change answers with a row. */
+Test(attached, a_handle_on_which_changes_are_counted_does_as_any_other)
+{
+	struct desk d;
+
+	desk_open(&d);
+	run_sql(&d, "PRAGMA count_changes = 1");
+	for (size_t i = 0; i < OPERATIONS; i++)
+		operations[i].run(&d);
+	desk_close(&d);
+}
+
 /* A COMMIT that is refused leaves the transaction open, one that fails in the file takes it back: the sandbox runs on
  * in both, and the record is the one of before or the new one. */
 Test(attached, a_commit_that_fails_later_harms_no_sandbox)

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "base/fd.h"
+#include "persist/shelf.h"
 #include "unit/persist/persist_test.h"
 
 /* ---- the suite ---- */
@@ -405,6 +406,80 @@ Test(file, a_directory_that_was_removed_or_unmounted_is_not_an_empty_one)
 	fixture_assert_ok(room_load(&r, "pod"), r.err);
 	free(away);
 	room_close(&r);
+}
+
+/* Whoever has it open locks a file that nobody else sees. */
+Test(file, a_directory_that_was_made_anew_meanwhile_is_another)
+{
+	kata_persistence *other = NULL;
+	struct room r, second;
+	char *away;
+
+	room_open(&r);
+	second = r;
+	away = fixture_path(&r.f, "away");
+	cr_assert_eq(rename(r.path, away), 0);
+	fixture_assert_ok(room_try(&second), second.err);
+	other = second.p;
+	fixture_assert_fails(kata_persistence_create_sandbox(r.p, "pod", &r.err), KATA_E_IO, r.err);
+	assert_message_has(r.err, "removed or unmounted? open it again");
+	error_clear(&r.err);
+	fixture_assert_ok(kata_persistence_create_sandbox(other, "pod", &r.err), r.err);
+	kata_persistence_free(other);
+	free(away);
+	room_close(&r);
+}
+
+Test(file, a_relative_path_is_resolved_once)
+{
+	kata_persistence *p = NULL;
+	struct room r;
+
+	room_open(&r);
+	fixture_assert_ok(room_store(&r, "pod"), r.err);
+	cr_assert_eq(chdir(r.f.dir), 0);
+	fixture_assert_ok(kata_persistence_new_file(r.f.context, "records", &p, &r.err), r.err);
+	cr_assert_eq(chdir("/"), 0);
+	fixture_assert_fails(kata_persistence_create_sandbox(p, "pod", &r.err), KATA_E_EXISTS, r.err);
+	error_clear(&r.err);
+	kata_persistence_free(p);
+	room_close(&r);
+}
+
+Test(file, what_was_there_before_is_not_swept)
+{
+	struct room r;
+	char *path;
+
+	room_open(&r);
+	room_shut(&r);
+	path = in_room(&r, "format");
+	cr_assert_eq(unlink(path), 0);
+	free(path);
+	path = in_room(&r, "sandboxes/mine.tmp");
+	close(open(path, O_CREAT | O_WRONLY, 0600));
+	fixture_assert_ok(room_try(&r), r.err);
+	cr_assert_eq(access(path, F_OK), 0);
+	free(path);
+	room_close(&r);
+}
+
+/* Directories of quotes, which are twice as long in JSON. */
+Test(file, an_entry_that_could_not_be_read_back_is_not_written)
+{
+	struct kata__entry e = {.id = "pod", .reservation_count = 2 * KATA__RESERVATIONS_MAX - 1};
+	kata_error *err = NULL;
+	char *text = NULL;
+
+	e.reservations = calloc(e.reservation_count, sizeof(*e.reservations));
+	for (size_t i = 0; i < e.reservation_count; i++) {
+		snprintf(e.reservations[i].id, sizeof(e.reservations[i].id), "%064zu", i);
+		memset(e.reservations[i].directory, '"', sizeof(e.reservations[i].directory) - 1);
+	}
+	fixture_assert_fails(kata__entry_to_text(&e, &text, &err), KATA_E_EXHAUSTED, err);
+	cr_assert_null(text);
+	kata_error_free(err);
+	kata__entry_deinit(&e);
 }
 
 Test(file, what_was_half_written_by_a_dead_process_is_swept)

@@ -352,6 +352,34 @@ Test(sqlite_file, a_failed_opening_removes_the_file_it_made)
 	own_deinit(&o);
 }
 
+/* SQLite itself would go on with a file that has no name any more. */
+Test(sqlite_file, one_that_was_removed_or_replaced_is_not_written_to)
+{
+	kata_persistence *p = NULL;
+	kata_error *err = NULL;
+	struct fixture f;
+	char *path, *away;
+
+	fixture_init(&f, true, 0);
+	path = fixture_path(&f, "records.db");
+	away = fixture_path(&f, "away");
+	fixture_assert_ok(kata_persistence_new_sqlite(f.context, path, &p, &err), err);
+	for (int replaced = 0; replaced < 2; replaced++) {
+		cr_assert_eq(rename(path, away), 0);
+		if (replaced)
+			free(fixture_write_file(&f, "records.db", "x", 1));
+		fixture_assert_fails(kata_persistence_create_sandbox(p, "pod", &err), KATA_E_IO, err);
+		assert_message_has(err, "removed or replaced since it was opened");
+		error_clear(&err);
+		cr_assert_eq(rename(away, path), 0);
+	}
+	fixture_assert_ok(kata_persistence_create_sandbox(p, "pod", &err), err);
+	kata_persistence_free(p);
+	free(path);
+	free(away);
+	fixture_deinit(&f);
+}
+
 Test(sqlite_file, a_locked_database_is_busy_after_the_timeout)
 {
 	struct own o;
