@@ -12,6 +12,7 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 
 #include "standin_kit.h"
@@ -23,6 +24,7 @@ static struct {
 	const char *below; /* files in this directory */
 	int64_t fail_at;
 	bool sticky, failed;
+	bool is_real; /* an fsync reaches it */
 } disk;
 
 /* Of what fails for good, names can still be changed: they take no room. */
@@ -55,6 +57,8 @@ KATA_API ssize_t write(int fd, const void *data, size_t length)
 
 KATA_API int fsync(int fd)
 {
+	if (disk.is_real)
+		return (int)syscall(SYS_fsync, fd);
 	return disk_fails_fd(fd) ? -1 : 0; /* nobody pulls the plug here */
 }
 
@@ -421,18 +425,59 @@ Test(persistence_writes, each_fails_in_turn_in_a_directory, .timeout = 120)
 
 /* ---- a file system that is really full */
 
-/* In a mount namespace of this test's own. */
-static void mount_small(char *dir)
+static void enter_mount_namespace(void)
 {
 	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		cr_skip_test("no mount namespace of its own here: %s", strerror(errno));
-	cr_assert_not_null(mkdtemp(dir));
+}
+
+static void mount_tmpfs(const char *dir)
+{
 	if (mount("small", dir, "tmpfs", 0, "size=1m,mode=0700") < 0) {
 		int e = errno;
 
 		rmdir(dir);
 		cr_skip_test("cannot mount a tmpfs here: %s", strerror(e));
 	}
+}
+
+/* Of what is free half a MiB is left, so that filling it up takes no time. */
+static void take_bulk(const char *dir)
+{
+	struct statvfs fs;
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/bulk", dir);
+	fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	cr_assert_geq(fd, 0);
+	cr_assert_eq(fstatvfs(fd, &fs), 0);
+	cr_assert_eq(posix_fallocate(fd, 0, (off_t)(fs.f_bavail * fs.f_bsize) - (512 << 10)), 0);
+	close(fd);
+}
+
+/* Unlike a tmpfs it gives blocks out late, and an fsync reaches it. */
+static void mount_ext4(const char *dir)
+{
+	char image[64], *said = NULL;
+	const char *const make[] = {"/sbin/mke2fs", "-qF", "-t", "ext4", "-b", "4096", "-m", "0", image, "16M", NULL};
+	const char *const mount_it[] = {"/bin/mount", "-o", "loop", image, dir, NULL};
+	int rc;
+
+	snprintf(image, sizeof(image), "%s.image", dir);
+	rc = fixture_run(make, 10000, &said);
+	if (rc == 0) {
+		free(said);
+		rc = fixture_run(mount_it, 10000, &said);
+	}
+	unlink(image); /* the mount keeps it */
+	if (rc != 0)
+		rmdir(dir);
+	if (rc != 0)
+		cr_skip_test("cannot mount an ext4 here: %s", said ? said : "no answer");
+	free(said);
+	disk.is_real = true;
+	take_bulk(dir);
 }
 
 /* Takes all but `pages` of what is free. */
@@ -492,12 +537,14 @@ static bool run_while_full(struct book *b, const struct operation *op, int pages
 }
 
 /* SQLite writes over pages that it has: a checkpoint first, so that a full disk is met. */
-static void be_full(open_fn *open_it)
+static void be_full(open_fn *open_it, void (*mount_it)(const char *dir))
 {
 	char dir[] = "/tmp/kata-full-XXXXXX";
 	struct book b = {0};
 
-	mount_small(dir);
+	enter_mount_namespace();
+	cr_assert_not_null(mkdtemp(dir));
+	mount_it(dir);
 	standin_kit_init(&b.k);
 	book_init(&b, open_it, dir);
 	for (size_t i = 0; i < sizeof(operations) / sizeof(operations[0]); i++) {
@@ -520,20 +567,30 @@ static void be_full(open_fn *open_it)
 
 Test(persistence_writes, a_full_file_system_under_the_callers_handle_with_a_wal, .timeout = 120)
 {
-	be_full(open_wal);
+	be_full(open_wal, mount_tmpfs);
 }
 
 Test(persistence_writes, a_full_file_system_under_the_callers_handle_with_a_journal, .timeout = 120)
 {
-	be_full(open_journal);
+	be_full(open_journal, mount_tmpfs);
 }
 
 Test(persistence_writes, a_full_file_system_under_a_file_of_ours, .timeout = 120)
 {
-	be_full(open_own);
+	be_full(open_own, mount_tmpfs);
 }
 
 Test(persistence_writes, a_full_file_system_under_a_directory, .timeout = 120)
 {
-	be_full(open_directory);
+	be_full(open_directory, mount_tmpfs);
+}
+
+Test(persistence_writes, a_full_ext4_under_the_callers_handle_with_a_wal, .timeout = 120)
+{
+	be_full(open_wal, mount_ext4);
+}
+
+Test(persistence_writes, a_full_ext4_under_a_directory, .timeout = 120)
+{
+	be_full(open_directory, mount_ext4);
 }
