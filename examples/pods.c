@@ -3,15 +3,18 @@
  * A manager of pods in the style of hyperd: its own table says which pods there shall be, the library's tables beside
  * it say what became of them, and both change in one transaction.
  *
- *     pods GUEST_DIR WORK_DIR [reserved | booted | plugged | stored]
+ *     pods GUEST_DIR WORK_DIR [reserved | booted | plugged | stored | ended]
  *
  * A first manager makes pod "web", begins to make pod "db", and dies of SIGKILL at the named point (default: stored,
- * the last moment before COMMIT). A second one comes up on the same database, as a daemon does that init has started
- * again: it recovers, takes over the pod that never stopped, makes the other anew, and at last ends both.
+ * the last moment before COMMIT; ended: db ran, its sandbox is gone again, its rows are not yet). A second one comes up
+ * on the same database, as a daemon does that init has started again: it recovers, takes over the pod that never
+ * stopped, makes the other anew, and at last ends both.
  *
  * The order is what matters: what is about to be made is written and committed before it is made, and what was made is
  * committed together with the row of the manager's own that says so. Whenever the process dies, the database says of
  * each pod either "running", and then it runs, or "provisioning", and then nothing of it is left after kata_recover.
+ * The one exception is a pod whose sandbox has ended, by itself or because the manager ended it: kata_recover removes
+ * its record, obtaining it is NOT_FOUND, and the pod is made anew as any other that shall be there and is not.
  */
 #include <kata/kata.h>
 
@@ -74,7 +77,11 @@ static int open_manager(struct manager *m)
 	snprintf(state_dir, sizeof(state_dir), "%s/s", m->work);
 	snprintf(path, sizeof(path), "%s/pods.db", m->work);
 	o.state_dir = state_dir;
-	if (sqlite3_open(path, &m->db) != SQLITE_OK || sql(m, "PRAGMA journal_mode=WAL", NULL) ||
+	if (sqlite3_open(path, &m->db) != SQLITE_OK) {
+		fprintf(stderr, "pods: %s: %s\n", path, sqlite3_errmsg(m->db));
+		return -1;
+	}
+	if (sql(m, "PRAGMA journal_mode=WAL", NULL) ||
 	    sql(m,
 		"CREATE TABLE IF NOT EXISTS pods (id TEXT PRIMARY KEY, state TEXT NOT NULL CHECK (state IN "
 		"('provisioning', 'running')))",
@@ -116,7 +123,7 @@ static int reserve(struct manager *m, const char *pod, kata_error **err)
 	root.kind = KATA_RESERVE_STORAGE;
 	root.id = "root";
 	return sql(m, "BEGIN IMMEDIATE", NULL) ||
-	       sql(m, "INSERT INTO pods VALUES (?1, 'provisioning') ON CONFLICT DO NOTHING", pod) ||
+	       sql(m, "INSERT OR REPLACE INTO pods VALUES (?1, 'provisioning')", pod) ||
 	       kata_persistence_create_sandbox(m->persistence, pod, err) ||
 	       kata_persistence_reserve(m->persistence, &vm, err) ||
 	       kata_persistence_reserve(m->persistence, &root, err) || sql(m, "COMMIT", NULL);
@@ -244,11 +251,16 @@ static int bring_up(struct manager *m, const char *pod, const char *state, kata_
 	bool runs = strcmp(state, "running") == 0;
 	kata_error *err = NULL;
 	char count[32] = "";
+	int rc = runs ? kata_persistence_obtain_sandbox(m->persistence, pod, m->builder, NULL, NULL, ret, &err) : 0;
 
+	if (rc == KATA_E_NOT_FOUND) {
+		runs = false;
+		kata_error_free(err);
+	} else if (rc) {
+		return failed(pod, err);
+	}
 	if (!runs && make_pod(m, pod, ret))
 		return -1;
-	if (runs && kata_persistence_obtain_sandbox(m->persistence, pod, m->builder, NULL, NULL, ret, &err))
-		return failed(pod, err);
 	if (read_counter(*ret, count, sizeof(count)))
 		return -1;
 	printf("manager %ld: pod %s was \"%s\", is %s; its counter stands at %s\n", (long)getpid(), pod, state,
@@ -260,10 +272,12 @@ static int bring_up(struct manager *m, const char *pod, const char *state, kata_
 static int end_pod(struct manager *m, const char *pod, kata_sandbox *take)
 {
 	kata_error *err = NULL;
-	int rc = kata_sandbox_destroy(take, NULL, &err) || sql(m, "BEGIN IMMEDIATE", NULL) ||
-		 sql(m, "DELETE FROM pods WHERE id = ?1", pod) ||
-		 kata_persistence_delete_sandbox(m->persistence, pod, &err) || sql(m, "COMMIT", NULL);
+	int rc = kata_sandbox_destroy(take, NULL, &err);
 
+	if (!rc)
+		die_at(m, pod, "ended");
+	rc = rc || sql(m, "BEGIN IMMEDIATE", NULL) || sql(m, "DELETE FROM pods WHERE id = ?1", pod) ||
+	     kata_persistence_delete_sandbox(m->persistence, pod, &err) || sql(m, "COMMIT", NULL);
 	kata_sandbox_unref(take);
 	return rc ? failed(pod, err) : 0;
 }
@@ -309,6 +323,16 @@ static int run_first(char **argv, const char *point)
 	return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL ? 0 : unexpected("the first manager was not killed");
 }
 
+static bool is_point(const char *point)
+{
+	static const char *const points[] = {"reserved", "booted", "plugged", "stored", "ended"};
+
+	for (size_t i = 0; i < sizeof(points) / sizeof(points[0]); i++)
+		if (strcmp(point, points[i]) == 0)
+			return true;
+	return false;
+}
+
 int main(int argc, char **argv)
 {
 	struct manager m = {.guest = argc > 1 ? argv[1] : NULL, .work = argc > 2 ? argv[2] : NULL};
@@ -317,8 +341,8 @@ int main(int argc, char **argv)
 	kata_sandbox *s[2] = {NULL};
 	int rc;
 
-	if (argc < 3) {
-		fprintf(stderr, "usage: pods GUEST_DIR WORK_DIR [reserved | booted | plugged | stored]\n");
+	if (argc < 3 || !is_point(point)) {
+		fprintf(stderr, "usage: pods GUEST_DIR WORK_DIR [reserved | booted | plugged | stored | ended]\n");
 		return 2;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -327,7 +351,8 @@ int main(int argc, char **argv)
 	if (!rc)
 		rc = open_manager(&m);
 	if (!rc)
-		rc = is_first ? make_pod(&m, "web", &s[0]) || make_pod(&m, "db", &s[1]) : come_back(&m);
+		rc = is_first ? make_pod(&m, "web", &s[0]) || make_pod(&m, "db", &s[1]) || end_pod(&m, "db", s[1])
+			      : come_back(&m);
 	close_manager(&m);
 	return rc ? 1 : 0;
 }

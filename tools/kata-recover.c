@@ -18,7 +18,7 @@
 #define EXIT_BAD 2
 
 static struct {
-	const char *state_dir, *database, *schema, *records;
+	const char *state_dir, *database, *records;
 	const char *directories[DIRECTORIES_MAX + 1];
 	size_t directory_count;
 	uint64_t flags;
@@ -35,7 +35,7 @@ static int help(void)
 	     "  kata-recover - show and undo what dead processes left of virtual machines\n"
 	     "\n"
 	     "SYNOPSIS\n"
-	     "  kata-recover [--state-dir DIR] [--database FILE [--schema NAME] | --records DIR] [--directory DIR]...\n"
+	     "  kata-recover [--state-dir DIR] [--database FILE | --records DIR] [--directory DIR]...\n"
 	     "               [--dry-run | --apply [--attachable-too]] [--json]\n"
 	     "\n"
 	     "DESCRIPTION\n"
@@ -60,7 +60,6 @@ static int help(void)
 	     "  --database FILE    SQLite database with the tables of docs/persistence.md; without records a machine "
 	     "that\n"
 	     "                     only a record names is an orphan\n"
-	     "  --schema NAME      the schema of the tables in it (default: main)\n"
 	     "  --records DIR      directory of records, in place of a database\n"
 	     "  --directory DIR    a template, or a directory that snapshots are made in; may be given again\n"
 	     "  --dry-run          change nothing (the default)\n"
@@ -106,10 +105,10 @@ static bool add_directory(const char *path)
 static int read_options(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"state-dir", 1, NULL, 's'}, {"database", 1, NULL, 'd'},  {"schema", 1, NULL, 'm'},
-		{"records", 1, NULL, 'r'},   {"directory", 1, NULL, 'p'}, {"dry-run", 0, NULL, 'n'},
-		{"apply", 0, NULL, 'a'},     {"json", 0, NULL, 'j'},      {"attachable-too", 0, NULL, 't'},
-		{"help", 0, NULL, 'h'},      {NULL, 0, NULL, 0},
+		{"state-dir", 1, NULL, 's'}, {"database", 1, NULL, 'd'}, {"records", 1, NULL, 'r'},
+		{"directory", 1, NULL, 'p'}, {"dry-run", 0, NULL, 'n'},  {"apply", 0, NULL, 'a'},
+		{"json", 0, NULL, 'j'},      {"help", 0, NULL, 'h'},     {"attachable-too", 0, NULL, 't'},
+		{NULL, 0, NULL, 0},
 	};
 	bool dry_run = false;
 	int c;
@@ -119,8 +118,6 @@ static int read_options(int argc, char **argv)
 			o.state_dir = optarg;
 		else if (c == 'd')
 			o.database = optarg;
-		else if (c == 'm')
-			o.schema = optarg;
 		else if (c == 'r')
 			o.records = optarg;
 		else if (c == 'p' && !add_directory(optarg))
@@ -161,16 +158,18 @@ static int open_database(void)
 		return EXIT_BAD;
 	}
 	sqlite3_busy_timeout(db, BUSY_MS);
-	return kata_persistence_new_sqlite_attached(ctx, db, o.schema, &persistence, &err) ? failed(o.database, err)
-											   : 0;
+	return kata_persistence_new_sqlite_attached(ctx, db, NULL, &persistence, &err) ? failed(o.database, err) : 0;
 }
 
 static int open_records(void)
 {
 	kata_error *err = NULL;
+	char path[4096];
 
-	if (access(o.records, F_OK) < 0) {
-		fprintf(stderr, "kata-recover: cannot open %s: %s\n", o.records, strerror(errno));
+	snprintf(path, sizeof(path), "%s/format", o.records);
+	if (access(path, F_OK) < 0) {
+		fprintf(stderr, "kata-recover: cannot open %s: %s: is it a directory of records?\n", path,
+			strerror(errno));
 		return EXIT_BAD;
 	}
 	return kata_persistence_new_file(ctx, o.records, &persistence, &err) ? failed(o.records, err) : 0;
@@ -258,7 +257,7 @@ int main(int argc, char **argv)
 	if (!rc)
 		rc = recover();
 	close_all();
-	if (!was_there && rmdir(o.state_dir) < 0)
+	if (!was_there && rmdir(o.state_dir) < 0 && errno != ENOENT)
 		perror(o.state_dir);
 	return rc;
 }
