@@ -250,6 +250,18 @@ int kata__schema_recheck(struct kata__sqlite *s, kata_error **err)
 	return kata__schema_verify(s, err);
 }
 
+/* Also what was not found may be somewhere else by now. */
+int kata__schema_recheck_read(struct kata__sqlite *s, int rc, kata_error **err)
+{
+	kata_error *own = NULL;
+
+	if (kata__schema_recheck(s, &own) == 0)
+		return rc;
+	if (err)
+		kata_error_free(kata__take_ptr(*err));
+	return kata__error_move(err, &own);
+}
+
 static int migrate_in_savepoint(struct kata__sqlite *s, int64_t from, kata_error **err)
 {
 	int64_t version = 0;

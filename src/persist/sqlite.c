@@ -363,6 +363,7 @@ int kata__sqlite_collect_ids(struct kata__sqlite *s, sqlite3_stmt *st, const cha
 	int rc = collect(s, st, table, &ids, err);
 
 	kata__sqlite_done(st);
+	rc = kata__schema_recheck_read(s, rc, err);
 	if (rc < 0)
 		kata__strv_free(ids.list);
 	else
@@ -434,6 +435,7 @@ static int op_sandbox_of_container(void *self, const char *container_id, char **
 {
 	struct kata__sqlite *s = self;
 	sqlite3_stmt *st = NULL;
+	char *id = NULL;
 	int rc = kata__sqlite_enter(s, "find container", NULL, err);
 
 	if (rc < 0)
@@ -443,9 +445,13 @@ static int op_sandbox_of_container(void *self, const char *container_id, char **
 		rc = kata__sqlite_prepare(s, KATA__SQL_FIND_CONTAINER, &st, err);
 	if (rc == 0) {
 		kata__sqlite_bind_id(st, 1, container_id);
-		rc = find_sandbox(s, st, container_id, ret_id, err);
+		rc = find_sandbox(s, st, container_id, &id, err);
 	}
 	kata__sqlite_done(st);
+	rc = kata__schema_recheck_read(s, rc, err);
+	if (rc == 0)
+		*ret_id = kata__take_ptr(id);
+	free(id);
 	return kata__sqlite_leave(s, rc, err);
 }
 

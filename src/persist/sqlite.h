@@ -177,6 +177,10 @@ int kata__schema_verify(struct kata__sqlite *s, kata_error **err);
 int kata__schema_verify_still(struct kata__sqlite *s, kata_error **err);
 /* After the last statement of an op: the same, when SQLite had to compile a statement anew. */
 int kata__schema_recheck(struct kata__sqlite *s, kata_error **err);
+/* The same for one that reads and has ended with rc: what it found, or not, counts only where it looked into our
+ * tables.
+ */
+int kata__schema_recheck_read(struct kata__sqlite *s, int rc, kata_error **err);
 int kata__schema_create(struct kata__sqlite *s, kata_error **err);
 
 /* sqlite.c, sqlite_store.c, sqlite_load.c */

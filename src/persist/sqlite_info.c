@@ -95,7 +95,7 @@ int kata__sqlite_get_info(void *self, const char *id, kata_sandbox_info *ret_inf
 		return rc;
 	rc = kata__schema_verify(s, err);
 	if (rc == 0)
-		rc = kata__sqlite_info(s, id, ret_info, err);
+		rc = kata__schema_recheck_read(s, kata__sqlite_info(s, id, ret_info, err), err);
 	return kata__sqlite_leave(s, rc, err);
 }
 
@@ -135,5 +135,5 @@ int kata__sqlite_list_infos(void *self, const char *after, kata_sandbox_info *re
 		rc = collect(s, st, ret_infos, room, ret_count, err);
 	}
 	kata__sqlite_done(st);
-	return kata__sqlite_leave(s, rc, err);
+	return kata__sqlite_leave(s, kata__schema_recheck_read(s, rc, err), err);
 }

@@ -167,7 +167,7 @@ static int load_in_one(struct kata__sqlite *s, const char *id, struct kata_recor
 		rc = kata__sqlite_savepoint(s, err);
 	if (rc < 0)
 		return rc;
-	rc = load_all(s, id, record, err);
+	rc = kata__schema_recheck_read(s, load_all(s, id, record, err), err);
 	released = kata__sqlite_release(s, rc < 0 ? NULL : err); /* nothing was written: there is nothing to undo */
 	if (released < 0)
 		kata__sqlite_rollback(s, err);

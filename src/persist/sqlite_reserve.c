@@ -386,7 +386,7 @@ int kata__sqlite_list_reservations(void *self, const char *sandbox_id, kata_rese
 		rc = collect(s, st, &list, &count, err);
 	}
 	kata__sqlite_done(st);
-	kata__sqlite_leave(s, rc, err);
+	rc = kata__sqlite_leave(s, kata__schema_recheck_read(s, rc, err), err);
 	if (rc < 0) {
 		free(list);
 		return rc;

@@ -163,13 +163,16 @@ int kata__sqlite_put_row(void *self, const kata_row *row, const char *json, cons
 int kata__sqlite_get_row(void *self, uint32_t kind, const char *id, char **ret_json, kata_error **err)
 {
 	struct kata__sqlite *s = self;
+	KATA_AUTO(free) char *json = NULL;
 	int rc = kata__sqlite_enter(s, "get row", NULL, err);
 
 	if (rc < 0)
 		return rc;
 	rc = kata__schema_verify(s, err);
 	if (rc == 0)
-		rc = read_json(s, kind, id, ret_json, err);
+		rc = kata__schema_recheck_read(s, read_json(s, kind, id, &json, err), err);
+	if (rc == 0)
+		*ret_json = kata__take_ptr(json);
 	return kata__sqlite_leave(s, rc, err);
 }
 

@@ -24,8 +24,17 @@ static struct {
 	const char *below; /* files in this directory */
 	int64_t fail_at;
 	bool sticky, failed;
-	bool is_real; /* an fsync reaches it */
+	bool is_real;  /* an fsync reaches it */
+	char acts[64]; /* below it, a letter each */
 } disk;
+
+static void note_act(const char *path, char act)
+{
+	size_t n = strlen(disk.acts);
+
+	if (disk.below && strncmp(path, disk.below, strlen(disk.below)) == 0 && n + 1 < sizeof(disk.acts))
+		disk.acts[n] = act;
+}
 
 /* Of what fails for good, names can still be changed: they take no room. */
 static bool disk_fails(const char *path, bool is_name)
@@ -40,30 +49,34 @@ static bool disk_fails(const char *path, bool is_name)
 	return true;
 }
 
-static bool disk_fails_fd(int fd)
+static bool disk_fails_fd(int fd, char act)
 {
 	char link[64], path[256] = "";
 
-	if (disk.fail_at == 0)
+	if (!disk.below)
 		return false;
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	return readlink(link, path, sizeof(path) - 1) > 0 && !strstr(path, "/lock") && disk_fails(path, false);
+	if (readlink(link, path, sizeof(path) - 1) <= 0 || strstr(path, "/lock"))
+		return false;
+	note_act(path, act);
+	return disk_fails(path, false);
 }
 
 KATA_API ssize_t write(int fd, const void *data, size_t length)
 {
-	return disk_fails_fd(fd) ? -1 : syscall(SYS_write, fd, data, length);
+	return disk_fails_fd(fd, 'w') ? -1 : syscall(SYS_write, fd, data, length);
 }
 
 KATA_API int fsync(int fd)
 {
 	if (disk.is_real)
 		return (int)syscall(SYS_fsync, fd);
-	return disk_fails_fd(fd) ? -1 : 0; /* nobody pulls the plug here */
+	return disk_fails_fd(fd, 's') ? -1 : 0; /* nobody pulls the plug here */
 }
 
 KATA_API int rename(const char *from, const char *to)
 {
+	note_act(to, 'r');
 	return disk_fails(to, true) ? -1 : (int)syscall(SYS_rename, from, to);
 }
 
@@ -140,6 +153,7 @@ static void book_init(struct book *b, open_fn *open_it, const char *dir)
 static void book_deinit(struct book *b)
 {
 	book_close(b);
+	disk.below = NULL;
 	free(b->path);
 	standin_kit_deinit(&b->k);
 }
@@ -421,6 +435,23 @@ Test(persistence_writes, each_fails_in_turn_in_a_file_of_ours, .timeout = 120)
 Test(persistence_writes, each_fails_in_turn_in_a_directory, .timeout = 120)
 {
 	fail_everywhere(open_directory);
+}
+
+/* The file is synced before it takes the name, and the directory after it. */
+Test(persistence_writes, a_record_in_a_directory_is_there_for_good_before_the_call_returns)
+{
+	kata_error *err = NULL;
+	struct book b = {0};
+
+	standin_kit_init(&b.k);
+	book_init(&b, open_directory, NULL);
+	disk.below = b.path;
+	fixture_assert_ok(kata_persistence_store_sandbox(b.p, b.k.s, &err), err);
+	cr_assert_str_eq(disk.acts, "wsrs");
+	memset(disk.acts, 0, sizeof(disk.acts));
+	fixture_assert_ok(kata_persistence_delete_sandbox(b.p, "sb", &err), err);
+	cr_assert_str_eq(disk.acts, "rs");
+	book_deinit(&b);
 }
 
 /* ---- a file system that is really full */

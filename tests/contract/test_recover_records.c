@@ -405,6 +405,31 @@ Test(recover_records, one_that_cannot_be_read_is_told_and_hides_no_other, .timeo
 	end(&f, &k, context);
 }
 
+/* Who has the sandbox now may be at the very device that its owner of before reserved. */
+Test(recover_records, what_the_dead_reserved_for_a_sandbox_that_the_living_have_is_left, .timeout = 60)
+{
+	pid_t vmm = start_stranger();
+	kata_recover_report *report;
+	kata_context *context;
+	struct keeper k;
+	struct fixture f;
+
+	begin(&f, &k, ATTACHED, &context);
+	run_sql(&k,
+		"UPDATE kata_sandboxes SET taken_pid = %d, taken_start_time = %llu WHERE id = 'stored'; UPDATE "
+		"kata_pooled_vms SET vm_pid = %d, vm_start_time = %llu",
+		(int)getpid(), (unsigned long long)start_time_of(getpid()), (int)vmm,
+		(unsigned long long)start_time_of(vmm));
+	report = recover(&k, context, KATA_RECOVER_APPLY);
+	cr_assert_eq(actor_find(report, "sandbox", "stored"), SIZE_MAX);
+	cr_assert_eq(actor_find(report, "reservation", "stored/storage/disk"), SIZE_MAX);
+	cr_assert_eq(actor_find(report, "pooled-vm-row", "pooled"), SIZE_MAX);
+	cr_assert(kata_recover_report_is_undone(report, find(report, "new")));
+	kata_recover_report_free(report);
+	end(&f, &k, context);
+	end_stranger(vmm);
+}
+
 Test(recover_records, what_a_living_process_has_is_not_in_the_report, .timeout = 60)
 {
 	kata_recover_report *report;

@@ -384,6 +384,7 @@ Test(sandbox_reconcile, the_record_of_another_sandbox_of_the_same_id_is_not_repl
 	fixture_assert_ok(kata_sandbox_start(other, NULL, &err), err);
 	assert_diverged(&d);
 	must_reconcile(&d, KATA_RECONCILE_STORE);
+	cr_assert_eq(ask(&d, "SELECT generation FROM kata_sandboxes"), 2, "else the first would take it for its own");
 	store(&d);
 	desk_close(&d);
 }
@@ -491,6 +492,50 @@ Test(sandbox_reconcile, an_obtain_that_was_rolled_back_after_a_plug_is_given_bac
 	kata_sandbox_unref(d.k.s);
 	d.k.s = next;
 	cr_assert_eq(disks(&d), 0u);
+	desk_close(&d);
+}
+
+Test(sandbox_reconcile, an_obtain_that_was_rolled_back_after_an_unplug_cannot_go_back)
+{
+	kata_error *err = NULL;
+	struct desk d;
+
+	desk_open(&d);
+	plug(&d, "data");
+	store(&d);
+	release_and_obtain(&d);
+	fixture_assert_ok(kata_sandbox_remove_storage(d.k.s, "data", NULL, &err), err);
+	fixture_assert_fails(reconcile(&d, KATA_RECONCILE_COMPENSATE, &err), KATA_E_DIVERGED, err);
+	cr_assert_not_null(strstr(kata_error_get_message(err), "cannot go back to the record of before"));
+	error_clear(&err);
+	KIT_ASSERT_STATE(&d.k, KATA_SANDBOX_RUNNING);
+	must_reconcile(&d, KATA_RECONCILE_STORE);
+	store(&d);
+	desk_close(&d);
+}
+
+/* The row is raised, its store fails, the row is lowered again; where that fails too, the error says so. */
+Test(sandbox_reconcile, an_obtain_whose_store_fails_leaves_the_row_as_it_was)
+{
+	kata_sandbox *next = NULL;
+	kata_error *err = NULL;
+	struct desk d;
+
+	desk_open(&d);
+	store(&d);
+	fixture_assert_ok(kata_persistence_release_sandbox(d.p, d.k.s, NULL, NULL, &err), err);
+	run_sql(&d,
+		"CREATE TEMP TRIGGER t BEFORE UPDATE OF state ON main.kata_sandboxes BEGIN SELECT RAISE(ABORT, 'no'); "
+		"END");
+	fixture_assert_fails(kata_persistence_obtain_sandbox(d.p, "sb", d.k.builder, NULL, NULL, &next, &err),
+			     KATA_E_DATABASE, err);
+	error_clear(&err);
+	cr_assert_eq(ask(&d, "SELECT epoch FROM kata_sandboxes"), 1);
+	run_sql(&d, "DROP TRIGGER t");
+	fixture_assert_ok(kata_persistence_obtain_sandbox(d.p, "sb", d.k.builder, NULL, NULL, &next, &err), err);
+	kata_sandbox_unref(d.k.s);
+	d.k.s = next;
+	cr_assert_eq(ask(&d, "SELECT epoch FROM kata_sandboxes"), 2);
 	desk_close(&d);
 }
 

@@ -337,6 +337,90 @@ Test(hostile_schema, another_process_that_adds_a_trigger_is_noticed)
 	caller_close(&c);
 }
 
+/* Every op that reads; what it answers while all is well. */
+static int read_something(struct caller *c, int which, int *ret_expected)
+{
+	kata_sandbox_info info = {.size = sizeof(info)};
+	kata_reservation *list = NULL;
+	kata_row *row = NULL;
+	char **ids = NULL, *id = NULL;
+	size_t count = 0;
+	int rc = 1;
+
+	error_clear(&c->err);
+	*ret_expected = 0;
+	switch (which) {
+	case 0:
+		rc = kata_persistence_list_sandboxes(c->p, &ids, &c->err);
+		break;
+	case 1:
+		rc = kata_persistence_list_containers(c->p, "pod", &ids, &c->err);
+		break;
+	case 2:
+		rc = kata_persistence_list_rows(c->p, KATA_ROW_NETWORK, NULL, NULL, &ids, &c->err);
+		break;
+	case 3:
+		rc = kata_persistence_sandbox_of_container(c->p, "app", &id, &c->err);
+		break;
+	case 4:
+		rc = kata_persistence_get_info(c->p, "pod", &info, &c->err);
+		break;
+	case 5:
+		rc = kata_persistence_list_infos(c->p, NULL, &info, 1, &count, &c->err);
+		break;
+	case 6:
+		rc = kata_persistence_list_reservations(c->p, NULL, &list, &count, &c->err);
+		break;
+	case 7:
+		rc = caller_load(c, "pod");
+		break;
+	case 8:
+		*ret_expected = KATA_E_NOT_FOUND;
+		rc = kata_persistence_get_row(c->p, KATA_ROW_NETWORK, "none", &row, &c->err);
+		break;
+	case 9:
+		*ret_expected = KATA_E_NOT_FOUND;
+		rc = kata_persistence_get_info(c->p, "none", &info, &c->err);
+		break;
+	default:
+		break;
+	}
+	kata_string_list_free(ids);
+	free(id);
+	free(list);
+	return rc;
+}
+
+/* A migration by a newer library, say: who takes the answer of its tables for "no record" ends every machine. */
+Test(hostile_schema, what_was_read_where_another_has_changed_the_tables_is_refused)
+{
+	struct record_wish wish = full_wish("pod");
+	struct caller c;
+	sqlite3 *other;
+	char *path;
+	int expected, ops = 0;
+
+	caller_open(&c);
+	fixture_assert_ok(caller_store(&c, &wish), c.err);
+	path = fixture_path(&c.f, "caller.db");
+	cr_assert_eq(sqlite3_open(path, &other), SQLITE_OK);
+	for (int which = 0; read_something(&c, which, &expected) != 1; which++, ops++) {
+		cr_assert_eq(read_something(&c, which, &expected), expected, "%d: %s", which, error_text(c.err));
+		sql(other, "CREATE TRIGGER t AFTER UPDATE ON kata_nics BEGIN DELETE FROM own; END");
+		for (int again = 0; again < 2; again++) {
+			cr_assert_eq(read_something(&c, which, &expected), KATA_E_CORRUPT, "%d: %s", which,
+				     error_text(c.err));
+			assert_message_has(c.err, "trigger 't' hangs on table kata_nics");
+		}
+		sql(other, "DROP TRIGGER t");
+		cr_assert_eq(read_something(&c, which, &expected), expected, "%d: %s", which, error_text(c.err));
+	}
+	cr_assert_eq(ops, 10);
+	sqlite3_close(other);
+	free(path);
+	caller_close(&c);
+}
+
 Test(hostile_schema, a_trigger_there_from_the_start_never_runs)
 {
 	struct record_wish wish = full_wish("pod");

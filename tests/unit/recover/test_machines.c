@@ -218,20 +218,25 @@ CASE(an_orphan_is_reported_first_and_removed_on_request)
 
 struct late_store {
 	unsigned lists;
+	bool no_list, no_info; /* cannot be read */
 };
 
 static int late_list(void *self, char ***ret_ids, kata_error **err)
 {
 	struct late_store *late = self;
 
+	if (late->no_list)
+		return KATA_E_IO;
 	*ret_ids = calloc(2, sizeof(char *));
-	if (late->lists++)
+	if (late->lists++ || late->no_info)
 		(*ret_ids)[0] = strdup("vm");
 	return 0;
 }
 
 static int late_info(void *self, const char *id, kata_sandbox_info *ret_info, kata_error **err)
 {
+	if (((struct late_store *)self)->no_info)
+		return KATA_E_CORRUPT;
 	snprintf(ret_info->id, sizeof(ret_info->id), "%s", id);
 	snprintf(ret_info->state, sizeof(ret_info->state), "running");
 	snprintf(ret_info->vm_uuid, sizeof(ret_info->vm_uuid), UUID);
@@ -272,20 +277,46 @@ static void late_free(void *self)
 {
 }
 
+static const kata_persistence_ops late_ops = {.size = sizeof(late_ops),
+					      .name = "late",
+					      .create_sandbox = late_create,
+					      .store = late_store_it,
+					      .load = late_load,
+					      .set_epoch = late_set_epoch,
+					      .remove = late_create,
+					      .list_sandboxes = late_list,
+					      .list_containers = late_containers,
+					      .sandbox_of_container = late_find,
+					      .free = late_free,
+					      .get_info = late_info};
+
+CASE(records_that_cannot_be_read_protect_every_machine)
+{
+	static const struct late_store broken[] = {{.no_list = true}, {.no_info = true}};
+	pid_t vmm = start_vmm(d);
+
+	put_owner(d, -1, 1);
+	put_pid(d, vmm);
+	for (int i = 0; i < 2; i++) {
+		struct late_store late = broken[i];
+		kata_recover_report *report = NULL;
+		kata_persistence *p = NULL;
+		kata_error *err = NULL;
+
+		fixture_assert_ok(kata_persistence_new(d->f.context, &late_ops, &late, &p, &err), err);
+		fixture_assert_ok(fixture_recover(d->f.context, p, KATA_RECOVER_APPLY, &report, &err), err);
+		cr_assert_eq(kata_recover_report_get_verdict(report, 0), KATA_RECOVER_FAILED);
+		cr_assert(strstr(kata_recover_report_get_text(report, 0), "records that cannot be read may name it"));
+		cr_assert(is_running(vmm));
+		assert_dir(d, true);
+		kata_recover_report_free(report);
+		kata_persistence_free(p);
+	}
+	end_process(vmm);
+}
+
 CASE(a_record_that_was_stored_after_the_records_were_read_protects_its_machine)
 {
-	static const kata_persistence_ops ops = {.size = sizeof(ops),
-						 .name = "late",
-						 .create_sandbox = late_create,
-						 .store = late_store_it,
-						 .load = late_load,
-						 .set_epoch = late_set_epoch,
-						 .remove = late_create,
-						 .list_sandboxes = late_list,
-						 .list_containers = late_containers,
-						 .sandbox_of_container = late_find,
-						 .free = late_free,
-						 .get_info = late_info};
 	pid_t vmm = start_vmm(d);
 	struct late_store late = {0};
 	kata_recover_report *report = NULL;
@@ -294,7 +325,7 @@ CASE(a_record_that_was_stored_after_the_records_were_read_protects_its_machine)
 
 	put_owner(d, -1, 1);
 	put_pid(d, vmm);
-	fixture_assert_ok(kata_persistence_new(d->f.context, &ops, &late, &p, &err), err);
+	fixture_assert_ok(kata_persistence_new(d->f.context, &late_ops, &late, &p, &err), err);
 	fixture_assert_ok(fixture_recover(d->f.context, p, KATA_RECOVER_APPLY, &report, &err), err);
 	cr_assert_eq(late.lists, 2);
 	cr_assert(is_running(vmm), "%s", kata_recover_report_get_text(report, 0));
