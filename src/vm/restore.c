@@ -189,6 +189,8 @@ int kata__vm_restore_config(const kata_snapshot *snapshot, const kata_vm_config 
 	if (rc == 0)
 		rc = take_memory_path(m, &c, &result, err);
 	if (rc == 0)
+		rc = kata__vm_config_check_values(&result, err);
+	if (rc == 0)
 		rc = check_files(m, &c, &result, err);
 	if (rc == 0)
 		*ret = result;

@@ -272,6 +272,9 @@ Test(template_stale, what_changes_while_it_is_in_use_is_seen_by_the_next_build)
 {
 	open_builder(KATA_TEMPLATE_REFUSE_STALE);
 	assert_clone(1);
+	config.id = "../elsewhere";
+	assert_refused("an id that is no name", KATA_E_INVALID, "config.id");
+	config.id = NULL;
 	in_base("memory", change_byte);
 	assert_refused("its memory was changed", KATA_E_CORRUPT, "'memory'");
 	fixture_assert_ok(kata_template_make(builder, &config, NULL, &err), err);

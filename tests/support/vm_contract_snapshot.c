@@ -158,6 +158,10 @@ static void refuse_shapes(struct vm_world *w, const char *other_kernel)
 	kata_agent_config agent = KATA_AGENT_CONFIG_INIT;
 	kata_vm_config two = KATA_VM_CONFIG_INIT;
 
+	REFUSE(w, id, "../elsewhere");
+	REFUSE(w, id, "an.id.of.more.than.sixty-four.bytes.which.would.be.the.name.of.a.directory");
+	REFUSE(w, memory_path, "relative");
+	REFUSE(w, kernel, "relative");
 	REFUSE(w, cpus, 7);
 	REFUSE(w, cpus_max, 8);
 	REFUSE(w, memory_mib, 4096);
