@@ -249,6 +249,7 @@ static int clone_all(void)
 	struct clone *clones = calloc(o.clones, sizeof(*clones));
 	kata_error *err = NULL;
 	uint64_t start;
+	uint64_t started = 0;
 	int bad;
 
 	if (!clones)
@@ -262,12 +263,15 @@ static int clone_all(void)
 		err = NULL;
 		if (clones[i].op && clone_end(&clones[i], &err))
 			bad = failed("clone", err);
+		else
+			started += clones[i].op != NULL;
 		kata_op_unref(clones[i].op);
 		kata_vm_unref(clones[i].vm);
 	}
-	line("%" PRIu64 " in %.0f ms%s", o.clones, ms_since(start), o.keep ? "; they run on: drain ends them" : "");
+	line("%" PRIu64 " of %" PRIu64 " in %.0f ms%s", started, o.clones, ms_since(start),
+	     o.keep ? "; they run on: drain ends them" : "");
 	tell_prestarted();
-	object("clones", json_pack("{s:I, s:f}", "count", (json_int_t)o.clones, "ms", ms_since(start)));
+	object("clones", json_pack("{s:I, s:f}", "count", (json_int_t)started, "ms", ms_since(start)));
 	free(clones);
 	return bad;
 }
@@ -323,9 +327,14 @@ static int destroy(void)
 
 /* ---- the command line ---- */
 
-static int usage(void)
+static int usage(FILE *to)
 {
-	fputs("usage: kata-factory [OPTIONS] init|status|clone|drain|destroy\n"
+	fputs("usage: kata-factory [OPTIONS] COMMAND\n"
+	      "  init             makes the template, where there is none that is good\n"
+	      "  status           what it is made of, and which machines there are\n"
+	      "  clone            starts clones, and says how long each took to its agent's answer\n"
+	      "  drain            ends every machine below --state-dir that no living process drives, whoever made it\n"
+	      "  destroy          drains, and removes the template\n"
 	      "  --path DIR       the template's directory (default /dev/shm/kata-template)\n"
 	      "  --state-dir DIR  where running machines have theirs (default: the library's)\n"
 	      "  --guest DIR      image made by tools/guest-image: vmlinux and initrd (default: its cache)\n"
@@ -335,9 +344,10 @@ static int usage(void)
 	      "  --prestarted N   clone: keep so many VMMs waiting for the template's state (default 0)\n"
 	      "  --keep           clone: let go of them instead of ending them\n"
 	      "  --refuse-stale   a stale template is an error instead of being made anew\n"
-	      "  --json           one JSON object a line on stdout\n",
-	      stderr);
-	return 2;
+	      "  --json           one JSON object a line on stdout\n"
+	      "Exit status: 0, 1 (failed), 2 (usage).\n",
+	      to);
+	return to == stdout ? 0 : 2;
 }
 
 static bool read_number(const char *text, uint64_t max, uint64_t *ret)
@@ -359,7 +369,7 @@ static bool read_options(int argc, char **argv)
 		{"path", 1, NULL, 'p'},       {"state-dir", 1, NULL, 's'}, {"guest", 1, NULL, 'g'},
 		{"memory", 1, NULL, 'm'},     {"cpus", 1, NULL, 'c'},      {"count", 1, NULL, 'n'},
 		{"prestarted", 1, NULL, 'w'}, {"keep", 0, NULL, 'k'},      {"refuse-stale", 0, NULL, 'r'},
-		{"json", 0, NULL, 'j'},       {NULL, 0, NULL, 0},
+		{"json", 0, NULL, 'j'},       {"help", 0, NULL, 'h'},      {NULL, 0, NULL, 0},
 	};
 	uint64_t n = 0;
 	int c;
@@ -401,6 +411,8 @@ static bool read_options(int argc, char **argv)
 		case 'j':
 			o.json = true;
 			break;
+		case 'h':
+			exit(usage(stdout));
 		default:
 			return false;
 		}
@@ -456,13 +468,15 @@ int main(int argc, char **argv)
 	int rc = 2;
 
 	if (!read_options(argc, argv))
-		return usage();
+		return usage(stderr);
 	find_guest(kernel, initrd, sizeof(kernel));
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]) && rc == 2; i++)
 		if (strcmp(argv[optind], commands[i].name) == 0)
 			rc = open_factory(&err) ? failed("opening the factory", err) : commands[i].run();
 	if (rc == 2)
-		usage();
+		fprintf(stderr, "kata-factory: '%s' is no command\n", argv[optind]);
+	if (rc == 2)
+		usage(stderr);
 	kata_vm_builder_free(template_);
 	kata_agent_builder_free(agents);
 	kata_vm_builder_free(qemu);

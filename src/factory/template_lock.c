@@ -15,6 +15,7 @@
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "factory/template.h"
 
 #define TRIES 10u /* after an event, at 1, 2, 4 ... ms */
 #define NS_PER_MS UINT64_C(1000000)
@@ -73,10 +74,10 @@ static int open_parent(const char *path, int *ret_fd, kata_error **err)
 	return rc;
 }
 
-/* What is not ours is not filled with our files, and not removed later. */
+/* What is not ours is not filled with our files, and not removed later: neither is a `base` of somebody else's. */
 static int check_content(const struct kata__template_lock *l, kata_error **err)
 {
-	bool other = false, ours = false;
+	size_t locks = 0, bases = 0, others = 0;
 	int fd = dup(l->dir_fd);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	struct dirent *e;
@@ -87,13 +88,16 @@ static int check_content(const struct kata__template_lock *l, kata_error **err)
 	}
 	rewinddir(dir);
 	while ((e = readdir(dir))) {
-		if (strcmp(e->d_name, KATA__TEMPLATE_LOCK_NAME) == 0 || strcmp(e->d_name, KATA__TEMPLATE_BASE) == 0)
-			ours = true;
+		if (strcmp(e->d_name, KATA__TEMPLATE_LOCK_NAME) == 0)
+			locks++;
+		else if (strcmp(e->d_name, KATA__TEMPLATE_BASE) == 0)
+			bases++;
 		else if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-			other = true;
+			others += !kata__template_is_making(e->d_name);
 	}
 	closedir(dir);
-	if (ours || !other)
+	if ((!others && (locks || !bases)) ||
+	    faccessat(l->dir_fd, KATA__TEMPLATE_BASE "/" KATA__MANIFEST_NAME, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
 		return 0;
 	return kata__fail(err, KATA_E_INVALID, CALLER,
 			  "path: %s is there and is no template's: must be a name for a directory of its own", l->path);

@@ -389,6 +389,25 @@ Test(template_lock, what_is_no_templates_directory_is_refused_and_left_alone)
 	free(other);
 }
 
+/* A name alone does not make it a template's. */
+Test(template_lock, a_base_that_is_somebody_elses_is_refused_and_left_alone)
+{
+	char *base = fixture_path(&f, "template/base"), *theirs = fixture_path(&f, "template/base/precious");
+	char *beside = fixture_path(&f, "template/beside");
+
+	cr_assert_eq(mkdir(path, 0700), 0);
+	cr_assert_eq(mkdir(base, 0700), 0);
+	cr_assert_eq(mkdir(theirs, 0700), 0);
+	assert_refused(KATA_E_INVALID, "no template's");
+	cr_assert_eq(mkdir(beside, 0700), 0);
+	close(open(lock_path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600)); /* neither does that */
+	assert_refused(KATA_E_INVALID, "no template's");
+	cr_assert_eq(access(theirs, F_OK), 0);
+	free(beside);
+	free(theirs);
+	free(base);
+}
+
 Test(template_lock, a_file_or_a_symlink_in_its_place_is_refused)
 {
 	int fd = open(path, O_WRONLY | O_CREAT, 0600);
