@@ -27,6 +27,7 @@
 #define LOCK_TRIES 16
 #define LOCK_WAIT_NS 1000000L
 #define PATIENCE_MS 5000u /* for a request, and for an answer to be read */
+#define REST_MS 100u
 
 /* ---- life ---- */
 
@@ -119,11 +120,17 @@ static void be_patient(struct kata__connection *c)
 		close_connection(c);
 }
 
+static char *error_text(const kata_error *error)
+{
+	const struct kata__take_reply reply = {.status = (int)kata_error_get_status(error),
+					       .message = (char *)(uintptr_t)kata_error_get_message(error)};
+
+	return kata__take_reply_encode(&reply);
+}
+
 static void answer_error(struct kata__connection *c, const kata_error *error)
 {
-	struct kata__take_reply reply = {.status = (int)kata_error_get_status(error),
-					 .message = (char *)(uintptr_t)kata_error_get_message(error)};
-	char *text = kata__take_reply_encode(&reply);
+	char *text = error_text(error);
 
 	c->answered = true;
 	if (text && kata__wire_send(c->wire, text, -1, NULL) == 0)
@@ -204,20 +211,30 @@ static bool may_take(const kata_factory_server *s, uint32_t uid)
 	return false;
 }
 
+/* Who may take nothing does not stay connected: he would keep others out. What was sent he can read all the same. */
+static void refuse(struct kata__connection *c, kata_error *take_error)
+{
+	char *text = error_text(take_error);
+
+	count(c->server, &c->server->status.refused);
+	if (text)
+		kata__wire_send(c->wire, text, -1, NULL);
+	free(text);
+	kata_error_free(take_error);
+	close_connection(c);
+}
+
 static void check_peer(struct kata__connection *c)
 {
 	kata_error *error = NULL;
 	uint32_t uid = 0;
 
-	if (kata__wire_peer_uid(c->wire, &uid, &error) == 0 && !may_take(c->server, uid)) {
+	if (kata__wire_peer_uid(c->wire, &uid, &error) == 0 && !may_take(c->server, uid))
 		kata__fail(&error, KATA_E_PERMISSION, CALLER, "the factory gives nothing to uid %u", uid);
-		count(c->server, &c->server->status.refused);
-	}
 	if (error)
-		answer_error(c, error);
+		refuse(c, error);
 	else
 		be_patient(c);
-	kata_error_free(error);
 }
 
 static void take_in(kata_factory_server *s, int take_fd)
@@ -237,6 +254,15 @@ static void take_in(kata_factory_server *s, int take_fd)
 	check_peer(c);
 }
 
+static void rested(void *user)
+{
+	kata_factory_server *s = user;
+
+	s->rest = NULL;
+	admit(s);
+}
+
+/* Who cannot be accepted, as no fd is free, stays in the queue, and would be told of again at once. */
 static void on_connect(void *user, uint32_t events)
 {
 	kata_factory_server *s = user;
@@ -244,6 +270,10 @@ static void on_connect(void *user, uint32_t events)
 
 	if (fd >= 0)
 		take_in(s, fd);
+	else if (errno != EAGAIN && !s->rest &&
+		 kata__timer_add(kata__context_loop(s->ctx), kata__deadline_in_ms(REST_MS), rested, s, &s->rest,
+				 NULL) == 0)
+		kata__watch_set_events(s->watch, 0);
 }
 
 static int check_directory(const char *dir, kata_error **err)
@@ -380,6 +410,7 @@ static void close_now(void *user)
 
 	s->closing = true;
 	kata__watch_remove(kata__take_ptr(s->watch));
+	kata__timer_remove(kata__take_ptr(s->rest));
 	close_files(s);
 	while (s->connections)
 		close_connection(s->connections);

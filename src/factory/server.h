@@ -44,6 +44,7 @@ struct kata_factory_server {
 	char *path;
 	int listen_fd, lock_fd;
 	struct kata__watch *watch;
+	struct kata__timer *rest; /* no fd is free for who connects: until it is tried again */
 	struct kata__connection *connections;
 	uint32_t serving; /* operations under way */
 	bool closing;

@@ -203,7 +203,7 @@ static int keep_fd(struct kata__wire *w, int fd, kata_error **err)
 	return w->out_fd < 0 ? kata__fail_errno(err, errno, "an fd cannot go along") : 0;
 }
 
-/* A connection that breaks here is noticed by the loop. */
+/* A connection that breaks here is noticed by the loop, behind what the peer said before it closed it. */
 int kata__wire_send(struct kata__wire *w, const char *text, int fd, kata_error **err)
 {
 	size_t len = strlen(text);
@@ -217,7 +217,8 @@ int kata__wire_send(struct kata__wire *w, const char *text, int fd, kata_error *
 		return rc;
 	if (kata__buffer_append(&w->out, head, sizeof(head)) < 0 || kata__buffer_append(&w->out, text, len) < 0)
 		return kata__fail_no_memory(err);
-	push(w);
+	if (push(w) < 0)
+		kata__buffer_consume(&w->out, kata__buffer_len(&w->out));
 	await(w);
 	return 0;
 }

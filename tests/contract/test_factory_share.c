@@ -4,11 +4,14 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -523,6 +526,62 @@ Test(share, who_comes_when_there_are_too_many_waits)
 	remote_options.take_ms = 0;
 	fixture_assert_ok(kata_vm_builder_new_remote(f.context, mock, &remote_options, &remote, &err), err);
 	use_up(build("mine", KATA_VM_WARM));
+}
+
+Test(share, who_may_take_nothing_keeps_nobody_out)
+{
+	const struct timeval patience = {.tv_sec = 3}; /* the server's with a client is five seconds */
+	const uint32_t nobody = 65533;
+	int fd[2];
+
+	options.uids = &nobody;
+	options.uid_count = 1;
+	options.max_connections = 1;
+	serve(0);
+	for (int i = 0; i < 2; i++) {
+		fd[i] = connect_raw();
+		cr_assert_eq(setsockopt(fd[i], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
+		must_be_answered(fd[i], "gives nothing to uid");
+	}
+	await_status(s_.refused == 2 && s_.connections == 0);
+	close(fd[0]);
+	close(fd[1]);
+}
+
+/* The library's is this one. */
+static atomic_uint accepts;
+
+KATA_API int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+	atomic_fetch_add(&accepts, 1);
+	return (int)syscall(SYS_accept4, fd, address, length, flags);
+}
+
+/* Who connects is there to be accepted all the time; the loop does not spin over it. */
+Test(share, a_server_without_fds_waits_for_one_and_goes_on)
+{
+	struct rlimit before, none;
+	int first, second;
+
+	serve(1);
+	first = dup(0); /* the number that the client gets, and below which all are taken */
+	close(first);
+	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
+	none = before;
+	none.rlim_cur = (rlim_t)first + 1;
+	second = connect_raw();
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+	close(second);
+	await_status(s_.connections == 0);
+	accepts = 0;
+	second = connect_raw();
+	usleep(250000);
+	cr_assert_eq(status().connections, 0u);
+	cr_assert(accepts > 0 && accepts < 10, "%u times in a quarter of a second", accepts);
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
+	await_status(s_.connections == 1);
+	use_up(build("mine", KATA_VM_WARM));
+	close(second);
 }
 
 Test(share, it_may_be_freed_while_clients_are_served)
