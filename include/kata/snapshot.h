@@ -47,7 +47,10 @@ KATA_API const char *kata_snapshot_memory_get_name(kata_snapshot_memory memory);
 
 typedef enum kata_snapshot_disk {
 	KATA_SNAPSHOT_DISK_AUTO = 0,  /* REFER for read-only disks, COPY for others */
-	KATA_SNAPSHOT_DISK_REFER = 1, /* the file itself; a restore is refused once anybody has written to it */
+	KATA_SNAPSHOT_DISK_REFER = 1, /* the file itself; a restore is refused once anybody has written to it, and
+				       * while a machine has it open for writing (BUSY: the saved one, running on). Not
+				       * of a disk that a restore has made in the VM's directory, which goes with the
+				       * VM: AUTO copies it, REFER is INVALID */
 	KATA_SNAPSHOT_DISK_COPY = 2   /* a sparse copy in the snapshot, as of its instant */
 } kata_snapshot_disk;
 

@@ -118,9 +118,10 @@ KATA_API const char *kata_vm_get_uuid(const kata_vm *vm);
 KATA_API const char *kata_vm_get_driver(const kata_vm *vm); /* "qemu", "mock" */
 /* Known after the build; of a VM that was taken over (build_from_released): BOOTED. */
 KATA_API kata_vm_origin kata_vm_get_origin(const kata_vm *vm);
-/* What a factory made this machine's own before it handed it out (KATA_RESET_* of kata/agent.h): of a VM that was
- * booted for its caller, or whose start is not over, 0. A part that is missing is shared with the other machines of
- * that base: an agent without the service "kata.Guest" can do entropy and clock alone. */
+/* What a factory, or kata_sandbox_build_from_snapshot(), made this machine's own before it handed it out (KATA_RESET_*
+ * of kata/agent.h): of a VM that was booted for its caller, or whose start is not over, 0. A part that is missing is
+ * shared with the other machines of that base: an agent without the service "kata.Guest" can do entropy and clock
+ * alone; a restored sandbox keeps hostname and machine-id, and the MACs unless new ones were asked for. */
 KATA_API uint64_t kata_vm_get_identity_reset(const kata_vm *vm);
 /* "tcg", "kvm" or "none" (mock), with the reason for the choice; borrowed. The accelerator is known after the build. */
 KATA_API const char *kata_vm_get_accelerator(const kata_vm *vm);

@@ -21,6 +21,7 @@ struct kata__life_op {
 	kata_record *record;
 	kata_vm_builder *vm_builder; /* borrowed: the caller waits */
 	kata_vm *new_vm;
+	size_t new_macs; /* restore: that the guest is told */
 
 	/* save */
 	struct kata__sandbox_save *save;

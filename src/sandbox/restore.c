@@ -17,6 +17,7 @@
 #include "sandbox/record.h"
 #include "sandbox/save.h"
 #include "vm/snapshot.h"
+#include "vm/warm.h"
 
 #define ENTROPY_BYTES 256
 
@@ -116,15 +117,37 @@ static int step_tell_guest(kata_op *op, kata_error **err)
 		return kata__fail_no_memory(err);
 	kata__life_adopt_agent(op);
 	n = list_macs(l->base.sandbox->vm, l->record, macs, paths, nics);
+	l->new_macs = n;
 	rc = tell_guest(op, macs, n, err);
 	while (n > 0)
 		kata_nic_unref(nics[--n]);
 	return rc;
 }
 
+/* The machine's side of a MAC is another one already: a guest that was not told would be without network. */
+static int check_told(kata_op *op, kata_error **err)
+{
+	const struct kata__life_op *l = life(op);
+	uint64_t told = kata__sandbox_reply(op)->reset;
+
+	if (l->new_macs && !(told & KATA_RESET_MACS))
+		return kata__fail(
+			err, KATA_E_UNSUPPORTED, GUEST,
+			"its agent cannot tell the guest that %zu of its MACs are others now: keep them as they "
+			"were saved, or use an agent with the service kata.Guest",
+			l->new_macs);
+	told |= KATA_RESET_UUID | KATA_RESET_CID | KATA_RESET_MACS;
+	if (l->new_macs < l->record->nic_count)
+		told &= ~KATA_RESET_MACS; /* the others are those of all restores */
+	kata__vm_set_identity_reset(l->base.sandbox->vm, told);
+	return 0;
+}
+
 static int step_restore(kata_op *op, kata_error **err)
 {
-	return kata__sandbox_restore(kata__sandbox_of(op), life(op)->record, err);
+	int rc = check_told(op, err);
+
+	return rc < 0 ? rc : kata__sandbox_restore(kata__sandbox_of(op), life(op)->record, err);
 }
 
 static void finish_restore(kata_op *op, int status, kata_error **error)

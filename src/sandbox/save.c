@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "agent/agent.h"
-#include "base/options.h"
 #include "base/text.h"
 #include "sandbox/container.h"
 #include "sandbox/life.h"
@@ -59,7 +58,7 @@ static bool copy_disks(struct kata__sandbox_save *save, const kata_snapshot_opti
 	for (size_t i = 0; save->disks && i < o->disk_count; i++) {
 		save->disks[i] = o->disks[i];
 		save->disks[i].storage_id = kata__strdup(o->disks[i].storage_id);
-		if (o->disks[i].storage_id && !save->disks[i].storage_id)
+		if (!save->disks[i].storage_id)
 			return false;
 	}
 	save->options.disks = save->disks;
@@ -71,11 +70,8 @@ static int save_new(const char *path, const kata_snapshot_options *options, stru
 {
 	kata_snapshot_options o = KATA_SNAPSHOT_OPTIONS_INIT;
 	struct kata__sandbox_save *save;
-	int rc = path ? kata__options_read(&o, sizeof(o), options, "options", err)
-		      : kata__fail(err, KATA_E_INVALID, CALLER, "path: is NULL");
+	int rc = kata__save_read_request(path, options, &o, err);
 
-	if (rc == 0 && o.disk_count && !o.disks)
-		rc = kata__fail(err, KATA_E_INVALID, CALLER, "options.disks: is NULL");
 	if (rc < 0)
 		return rc;
 	save = calloc(1, sizeof(*save));

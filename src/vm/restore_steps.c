@@ -118,6 +118,23 @@ static int go_on(const void *user, kata_error **err)
 	return kata__op_check_stop(user, err);
 }
 
+/* Who may write to an image says so by a lock on this byte of it; a QEMU that loads a state does not look whether there
+ * is one, and would put an overlay over a file that another machine goes on to write. */
+#define WRITER_BYTE 101
+
+static int check_no_writer(int fd, const char *what, kata_error **err)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = WRITER_BYTE, .l_len = 1};
+
+	if (fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK)
+		return 0;
+	return kata__fail(
+		err, KATA_E_BUSY, HOST,
+		"%s: another machine has the file open for writing, so its content may change any moment: end "
+		"that first, or save with KATA_SNAPSHOT_DISK_COPY",
+		what);
+}
+
 /* The saved content: a part, checked, or the file referred to, unchanged. */
 static int open_source(kata_op *op, const struct kata__restore_disk *d, int *ret_fd, struct stat *ret_st,
 		       kata_error **err)
@@ -139,6 +156,8 @@ static int open_source(kata_op *op, const struct kata__restore_disk *d, int *ret
 		rc = kata__fail_errno(err, errno, "%s", what);
 	if (rc == 0 && !saved->copied)
 		rc = kata__snapshot_check_source(&saved->source, ret_st, what, err);
+	if (rc == 0 && !saved->copied)
+		rc = check_no_writer(fd, what, err);
 	if (rc == 0)
 		*ret_fd = kata__take_fd(&fd);
 	return rc;

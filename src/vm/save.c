@@ -90,6 +90,17 @@ static int check_options(const kata_snapshot_options *o, kata_error **err)
 	return 0;
 }
 
+int kata__save_read_request(const char *path, const kata_snapshot_options *options, kata_snapshot_options *ret,
+			    kata_error **err)
+{
+	int rc = path ? kata__options_read(ret, sizeof(*ret), options, "options", err)
+		      : kata__fail(err, KATA_E_INVALID, CALLER, "path: is NULL");
+
+	if (rc == 0)
+		rc = check_path(path, err);
+	return rc < 0 ? rc : check_options(ret, err);
+}
+
 /* What SHARED asks of the VM. */
 static int check_memory(const kata_vm *vm, kata_snapshot_memory memory, kata_error **err)
 {
@@ -194,14 +205,10 @@ int kata__vm_snapshot_begin(kata_vm *vm, const char *path, const kata_snapshot_o
 	struct kata__save *s;
 	int rc = kata__vm_check(vm, err);
 
-	if (rc == 0 && (!path || !ret_op))
-		rc = kata__fail(err, KATA_E_INVALID, CALLER, "%s: is NULL", path ? "ret_op" : "path");
+	if (rc == 0 && !ret_op)
+		rc = kata__fail(err, KATA_E_INVALID, CALLER, "ret_op: is NULL");
 	if (rc == 0)
-		rc = kata__options_read(&o, sizeof(o), options, "options", err);
-	if (rc == 0)
-		rc = check_path(path, err);
-	if (rc == 0)
-		rc = check_options(&o, err);
+		rc = kata__save_read_request(path, options, &o, err);
 	if (rc == 0 && !vm->driver->snapshot)
 		rc = kata__fail(err, KATA_E_UNSUPPORTED, CALLER, "vm '%s': the driver '%s' cannot save a machine",
 				vm->id, vm->driver->name);
@@ -233,15 +240,26 @@ int kata_vm_snapshot(kata_vm *vm, const char *path, const kata_snapshot_options 
 
 /* ---- step check ---- */
 
-static bool is_copied(const struct kata__save *s, const kata_storage *storage)
+/* A disk that a restore has made in the VM's directory goes with the VM, and cannot be referred to. */
+static int choose_copied(const kata_vm *vm, const struct kata__save *s, const kata_storage *storage, bool *ret,
+			 kata_error **err)
 {
+	const char *path = kata_storage_get_path(storage), *id = kata_storage_get_id(storage);
+	size_t len = vm->dir ? strlen(vm->dir) : 0;
+	bool is_of_vm = len && strncmp(path, vm->dir, len) == 0 && path[len] == '/';
 	kata_snapshot_disk disk = s->disk;
 
 	for (size_t i = 0; s->choice_ids[i]; i++)
-		if (strcmp(s->choice_ids[i], kata_storage_get_id(storage)) == 0)
+		if (strcmp(s->choice_ids[i], id) == 0)
 			disk = s->choices[i];
-	return disk == KATA_SNAPSHOT_DISK_COPY ||
-	       (disk == KATA_SNAPSHOT_DISK_AUTO && !kata_storage_is_read_only(storage));
+	*ret = disk == KATA_SNAPSHOT_DISK_COPY ||
+	       (disk == KATA_SNAPSHOT_DISK_AUTO && (is_of_vm || !kata_storage_is_read_only(storage)));
+	if (!is_of_vm || *ret)
+		return 0;
+	return kata__fail(err, KATA_E_INVALID, CALLER,
+			  "storage '%s': %s goes with the VM, so a snapshot cannot refer to it: use "
+			  "KATA_SNAPSHOT_DISK_COPY",
+			  id, path);
 }
 
 static int refuse_device(const char *noun, const char *id, kata_device_state state, kata_error **err)
@@ -259,13 +277,11 @@ static int add_disk(const kata_vm *vm, struct kata__save *s, const struct kata__
 
 	if (state != KATA_DEVICE_PLUGGED)
 		return refuse_device("storage", kata_storage_get_id(device->storage), state, err);
-	(void)vm;
 	*disk = (struct kata__manifest_disk){.storage = kata_storage_ref(device->storage),
 					     .slot = (uint32_t)device->slot,
-					     .size_bytes = kata_storage_get_size_bytes(device->storage),
-					     .copied = is_copied(s, device->storage)};
+					     .size_bytes = kata_storage_get_size_bytes(device->storage)};
 	m->disk_count++;
-	return 0;
+	return choose_copied(vm, s, device->storage, &disk->copied, err);
 }
 
 static int add_nic(struct kata__save *s, const struct kata__vm_device *device, kata_error **err)

@@ -31,6 +31,9 @@ struct kata__save {
 void kata__save_free(struct kata__save *s);  /* NULL is fine */
 void kata__save_close(struct kata__save *s); /* its fds; likewise */
 
+/* INVALID or UNSUPPORTED: what is wrong with what the caller asks for, whichever the VM. */
+int kata__save_read_request(const char *path, const kata_snapshot_options *options, kata_snapshot_options *ret,
+			    kata_error **err);
 /* As kata_vm_snapshot_begin, with one more part: `extra_name` "x-...", NULL: none. */
 int kata__vm_snapshot_begin(kata_vm *vm, const char *path, const kata_snapshot_options *options, const char *extra_name,
 			    const char *extra, const kata_op_options *op_options, kata_op **ret_op, kata_error **err);

@@ -5,6 +5,8 @@
  */
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <fcntl.h>
+#include <kata/sandbox.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -352,6 +354,48 @@ Test(snapshot_damaged, a_kernel_or_a_disk_that_was_written_to_since)
 	fixture_assert_census(&f, before, "after files that were changed");
 }
 
+/* As a QEMU does that may write to it. */
+Test(snapshot_damaged, a_disk_that_another_machine_may_write_to)
+{
+	struct flock lock = {.l_type = F_RDLCK, .l_start = 101, .l_len = 1};
+	kata_snapshot *s = NULL;
+	int fd;
+
+	save();
+	fd = open(referred, O_RDONLY | O_CLOEXEC);
+	cr_assert_eq(fcntl(fd, F_OFD_SETLK, &lock), 0);
+	fixture_assert_ok(kata_snapshot_open(f.context, path, 0, &s, &err), err);
+	fixture_assert_ok(kata_vm_builder_build_from_snapshot(builder, s, NULL, NULL, NULL, NULL, &vm, &err), err);
+	fixture_assert_fails(kata_vm_start(vm, NULL, &err), KATA_E_BUSY, err);
+	cr_assert(strstr(error_text(err), "storage 'referred': another machine"), "%s", error_text(err));
+	error_clear(&err);
+	close(fd);
+	fixture_assert_ok(kata_vm_start(vm, NULL, &err), err);
+	kata_snapshot_free(s);
+}
+
+/* A restore that copies disks makes them there: a snapshot of it would be without them once it is destroyed. */
+Test(snapshot_damaged, a_disk_that_goes_with_the_vm_is_copied_and_not_referred_to)
+{
+	kata_restore_options copies = KATA_RESTORE_OPTIONS_INIT;
+	kata_snapshot_options refer = KATA_SNAPSHOT_OPTIONS_INIT;
+	kata_snapshot *s = NULL;
+
+	save();
+	copies.disk = KATA_RESTORE_DISK_COPY;
+	fixture_assert_ok(kata_snapshot_open(f.context, path, 0, &s, &err), err);
+	fixture_assert_ok(kata_vm_builder_build_from_snapshot(builder, s, NULL, NULL, NULL, &copies, &vm, &err), err);
+	kata_snapshot_free(s);
+	fixture_assert_ok(kata_vm_start(vm, NULL, &err), err);
+	fixture_assert_ok(kata_snapshot_delete(f.context, path, &err), err);
+	refer.disk = KATA_SNAPSHOT_DISK_REFER;
+	fixture_assert_fails(kata_vm_snapshot(vm, path, &refer, NULL, NULL, &err), KATA_E_INVALID, err);
+	cr_assert(strstr(error_text(err), "goes with the VM"), "%s", error_text(err));
+	error_clear(&err);
+	save();
+	assert_restores();
+}
+
 Test(snapshot_damaged, a_directory_that_others_can_write_to)
 {
 	save();
@@ -405,4 +449,67 @@ Test(snapshot_damaged, a_device_that_cannot_be_saved_is_named)
 	assert_save_refused(KATA_E_UNSUPPORTED, "non-migratable device '0000:08.0/gpu'", KATA_VM_RUNNING);
 	fixture_assert_ok(kata_vm_pause(vm, NULL, &err), err);
 	assert_save_refused(KATA_E_UNSUPPORTED, "non-migratable device '0000:08.0/gpu'", KATA_VM_PAUSED);
+}
+
+/* ---- restores that cannot be as asked for */
+
+static void save_sandbox(void)
+{
+	kata_nic *nic = fixture_nic("n1", "02:00:00:00:00:01");
+	kata_vm_config config = KATA_VM_CONFIG_INIT;
+	kata_sandbox *s = NULL;
+
+	config.id = "sb";
+	config.kernel = config.initrd = kernel;
+	config.device_slots = 4;
+	fixture_assert_ok(kata_sandbox_create(f.context, NULL, builder, &config, NULL, NULL, &s, &err), err);
+	fixture_assert_ok(kata_sandbox_start(s, NULL, &err), err);
+	fixture_assert_ok(kata_sandbox_add_nic(s, nic, NULL, NULL, &err), err);
+	fixture_assert_ok(kata_sandbox_save(s, path, NULL, NULL, &err), err);
+	fixture_assert_ok(kata_sandbox_destroy(s, NULL, &err), err);
+	kata_sandbox_unref(s);
+	kata_nic_unref(nic);
+}
+
+/* *ret is what was made the restored sandbox's own. */
+static int try_restore_sandbox(uint64_t flags, uint64_t *ret)
+{
+	kata_restore_options options = KATA_RESTORE_OPTIONS_INIT;
+	kata_snapshot *snapshot = NULL;
+	kata_sandbox *s = NULL;
+	kata_vm *restored;
+	int rc;
+
+	options.flags = flags;
+	fixture_assert_ok(kata_snapshot_open(f.context, path, 0, &snapshot, &err), err);
+	rc = kata_sandbox_build_from_snapshot(f.context, snapshot, builder, NULL, &options, NULL, NULL, &s, &err);
+	kata_snapshot_free(snapshot);
+	if (rc < 0)
+		return rc;
+	restored = kata_sandbox_get_vm(s);
+	*ret = kata_vm_get_identity_reset(restored);
+	kata_vm_unref(restored);
+	fixture_assert_ok(kata_sandbox_destroy(s, NULL, &err), err);
+	kata_sandbox_unref(s);
+	return 0;
+}
+
+#define OWN (KATA_RESET_ENTROPY | KATA_RESET_CLOCK | KATA_RESET_UUID | KATA_RESET_CID)
+
+Test(snapshot_damaged, new_macs_of_which_the_agent_cannot_tell_the_guest)
+{
+	struct census *before;
+	uint64_t own = 0;
+
+	save_sandbox();
+	fixture_assert_ok(try_restore_sandbox(KATA_RESTORE_NEW_MACS, &own), err);
+	cr_assert_eq(own, OWN | KATA_RESET_MACS, "0x%llx", (unsigned long long)own);
+	before = fixture_census(&f);
+	fixture_set_script(standin, "on GetGuestDetails error 12 \"it has no kata.Guest\"\n");
+	fixture_assert_fails(try_restore_sandbox(KATA_RESTORE_NEW_MACS, &own), KATA_E_UNSUPPORTED, err);
+	cr_assert(strstr(error_text(err), "1 of its MACs"), "%s", error_text(err));
+	error_clear(&err);
+	fixture_assert_census(&f, before, "after a guest that cannot be told");
+	fixture_assert_ok(try_restore_sandbox(0, &own), err);
+	cr_assert_eq(own, OWN, "0x%llx", (unsigned long long)own);
 }

@@ -286,6 +286,7 @@ Test(vm_wire_snapshot, a_state_that_finds_no_room_says_so)
 	start();
 	fixture_assert_fails(kata_vm_snapshot(vm, path, NULL, NULL, NULL, &err), KATA_E_IO, err);
 	cr_assert(strstr(kata_error_get_message(err), "No space left"), "%s", error_text(err));
+	cr_assert(kata_error_get_hint(err) && strstr(kata_error_get_hint(err), "MiB free; the RAM alone may take"));
 	cr_assert_eq(count_entries(), 0u);
 	error_clear(&err);
 	save_again("with room");

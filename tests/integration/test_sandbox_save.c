@@ -13,8 +13,8 @@ TestSuite(sandbox_save, .timeout = 1800);
  * again. */
 #define LOOK "while n=$(cat /tmp/n); [ -z \"$n\" ]; do :; done; echo $n"
 #define COUNT                                                                                                          \
-	"exec 3>/mnt/log; n=0; while :; do n=$((n+1)); echo $n > /tmp/n; echo line $n >&3; "                           \
-	"busybox usleep 50000; done"
+	"exec 3>/mnt/log; n=0; while :; do n=$((n+1)); echo $n > /tmp/m; busybox mv /tmp/m /tmp/n; "                   \
+	"echo line $n >&3; busybox usleep 50000; done"
 
 static unsigned rounds(void)
 {
@@ -110,6 +110,15 @@ static kata_sandbox *restore(struct stage *st, const char *name, const char *id)
 	kata_snapshot_free(snapshot);
 	free(path);
 	return s;
+}
+
+static void assert_own(kata_sandbox *s, uint64_t parts)
+{
+	kata_vm *vm = kata_sandbox_get_vm(s);
+
+	cr_assert_eq(kata_vm_get_identity_reset(vm), parts, "0x%llx",
+		     (unsigned long long)kata_vm_get_identity_reset(vm));
+	kata_vm_unref(vm);
 }
 
 /* What was there goes on: the counter, its open file, the disk, the network, both containers. */
@@ -238,6 +247,7 @@ Test(sandbox_save, three_are_restored_side_by_side_and_share_nothing_they_write)
 		char script[80];
 
 		st.s = restored[i];
+		assert_own(st.s, KATA_RESET_ENTROPY | KATA_RESET_CLOCK | KATA_RESET_UUID | KATA_RESET_CID);
 		snprintf(script, sizeof(script), "test ! -e /mnt/own; echo %s > /mnt/own; sync", ids[i]);
 		exec(&st, "counter", "write", script, false);
 		cr_assert_eq(wait_for(&st, "counter", "write"), 0);
@@ -330,8 +340,11 @@ Test(sandbox_save, every_step_may_fail_and_the_same_call_then_succeeds)
 Test(sandbox_save, bad_arguments_are_named)
 {
 	kata_restore_options paused = KATA_RESTORE_OPTIONS_INIT;
+	kata_snapshot_options many = KATA_SNAPSHOT_OPTIONS_INIT;
+	const kata_snapshot_disk_choice disk = {"none", KATA_SNAPSHOT_DISK_COPY};
 	kata_snapshot *snapshot = NULL;
 	kata_sandbox *s = NULL;
+	kata_agent *agent;
 	kata_error *err = NULL;
 	kata_op *op = NULL;
 	struct stage st;
@@ -344,9 +357,16 @@ Test(sandbox_save, bad_arguments_are_named)
 	fixture_assert_fails(kata_sandbox_save_begin(st.s, NULL, NULL, NULL, &op, &err), KATA_E_INVALID, err);
 	cr_assert(strstr(error_text(err), "path"), "%s", error_text(err));
 	error_clear(&err);
+	agent = kata_sandbox_get_agent(st.s);
 	fixture_assert_fails(kata_sandbox_save(st.s, "relative", NULL, NULL, &err), KATA_E_INVALID, err);
 	error_clear(&err);
+	many.disks = &disk;
+	many.disk_count = SIZE_MAX;
+	fixture_assert_fails(kata_sandbox_save(st.s, path, &many, NULL, &err), KATA_E_INVALID, err);
+	error_clear(&err);
 	cr_assert_eq(kata_sandbox_get_state(st.s), KATA_SANDBOX_RUNNING);
+	cr_assert_eq(kata_agent_get_state(agent), KATA_AGENT_CONNECTED, "it was let go of");
+	kata_agent_unref(agent);
 	destroy(&st);
 
 	machine_build(&st.m, "plain");

@@ -4,6 +4,10 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include "vm/save.h"
 
 static bool has_ended(const char *status)
 {
@@ -73,19 +77,37 @@ void kata__qemu_cancel_await_migration(kata_op *op)
 
 /* ---- what came of it */
 
+/* What the state has taken counts as room: it goes. */
+static void say_how_much(const kata_op *op, kata_error *error)
+{
+	const struct kata__save *s = kata__save_of(op);
+	struct statvfs v;
+	struct stat st;
+
+	if (fstatvfs(s->state_fd, &v) == 0 && fstat(s->state_fd, &st) == 0)
+		kata__error_set_hint(
+			error, "the file system of %s had %llu MiB free; the RAM alone may take %llu", s->path,
+			((unsigned long long)v.f_bavail * v.f_frsize + (unsigned long long)st.st_blocks * 512) >> 20,
+			(unsigned long long)kata__vm_op_data(op)->vm->config->v.memory_mib);
+}
+
 static int check_completed(kata_op *op, const json_t *value, kata_error **err)
 {
 	const char *status = json_string_value(json_object_get(value, "status"));
 	const char *why = json_string_value(json_object_get(value, "error-desc"));
 	bool no_room;
+	int rc;
 
 	if (*err)
 		return (int)kata_error_get_status(*err);
 	if (status && strcmp(status, "completed") == 0)
 		return 0;
 	no_room = why && (strstr(why, "No space left") || strstr(why, "Disk quota exceeded"));
-	return kata__fail(err, no_room ? KATA_E_IO : KATA_E_VMM, VMM, "the state was not transferred: %s: %s",
-			  status ? status : "QEMU knows of no transfer", why ? why : "QEMU does not say why");
+	rc = kata__fail(err, no_room ? KATA_E_IO : KATA_E_VMM, VMM, "the state was not transferred: %s: %s",
+			status ? status : "QEMU knows of no transfer", why ? why : "QEMU does not say why");
+	if (no_room && kata__vm_op_data(op)->save)
+		say_how_much(op, *err);
+	return rc;
 }
 
 int kata__qemu_check_migration(kata_op *op, kata_error **err)
