@@ -13,7 +13,8 @@
  * The lock is one of the open file (F_OFD_SETLK): it goes with the process that holds it, excludes two persistences of
  * one process too, and is not lost when another fd of the file is closed. There is no event for a lock that becomes
  * free within a deadline, so it is asked for again, with growing pauses; a holder that is stuck costs 10 s and is
- * named.
+ * named. Readers who come one after another would keep a writer out: so all pass a gate, another byte of that file,
+ * which a writer keeps shut from when he comes to when he goes.
  *
  * Invariants: 1. nothing is followed: files are opened with O_NOFOLLOW, names are ids. 2. the directory is ours alone.
  */
@@ -37,6 +38,7 @@
 #define FORMAT_WORD "kata-records"
 #define FORMAT_VERSION 1
 #define LOCK_MS 10000u
+#define GATE ((off_t)1 << 40) /* the byte; what is before it is the lock */
 #define FILE_MAX (4u * 1024u * 1024u + 128u)
 #define SUM_HEX (2 * SHA256_DIGEST_SIZE)
 
@@ -49,9 +51,9 @@ struct file {
 
 /* ---- the lock */
 
-static int try_lock(const struct file *f, short type)
+static int try_lock(const struct file *f, short type, off_t from, off_t length)
 {
-	struct flock l = {.l_type = type, .l_whence = SEEK_SET};
+	struct flock l = {.l_type = type, .l_whence = SEEK_SET, .l_start = from, .l_len = length};
 
 	return fcntl(f->lock_fd, F_OFD_SETLK, &l) < 0 ? -errno : 0;
 }
@@ -71,13 +73,13 @@ static int busy(const struct file *f, kata_error **err)
 		f->dir, LOCK_MS / 1000, pid, start_time);
 }
 
-static int wait_for_lock(const struct file *f, short type, kata_error **err)
+static int wait_for_lock(const struct file *f, short type, off_t from, off_t length, uint64_t deadline,
+			 kata_error **err)
 {
-	uint64_t deadline = kata__deadline_in_ms(LOCK_MS);
 	long pause_ns = 200000;
 	int rc;
 
-	while ((rc = try_lock(f, type)) == -EAGAIN || rc == -EACCES) {
+	while ((rc = try_lock(f, type, from, length)) == -EAGAIN || rc == -EACCES) {
 		struct timespec pause = {0, pause_ns};
 
 		if (kata__now_ns() >= deadline)
@@ -104,7 +106,7 @@ static void file_unlock(void *self)
 {
 	struct file *f = self;
 
-	try_lock(f, F_UNLCK);
+	try_lock(f, F_UNLCK, 0, 0);
 	pthread_mutex_unlock(&f->mutex);
 }
 
@@ -127,19 +129,22 @@ static int check_lock(const struct file *f, kata_error **err)
 static int file_lock(void *self, bool exclusive, kata_error **err)
 {
 	struct file *f = self;
+	short type = exclusive ? F_WRLCK : F_RDLCK;
+	uint64_t deadline = kata__deadline_in_ms(LOCK_MS);
 	int rc;
 
 	pthread_mutex_lock(&f->mutex);
-	rc = wait_for_lock(f, exclusive ? F_WRLCK : F_RDLCK, err);
-	if (rc < 0) {
-		pthread_mutex_unlock(&f->mutex);
-		return rc;
-	}
-	rc = check_lock(f, err);
+	rc = wait_for_lock(f, type, GATE, 1, deadline, err);
+	if (rc == 0)
+		rc = wait_for_lock(f, type, 0, GATE, deadline, err);
+	if (rc == 0)
+		rc = check_lock(f, err);
 	if (rc < 0)
 		file_unlock(f);
 	else if (exclusive)
 		say_who(f);
+	else
+		try_lock(f, F_UNLCK, GATE, 1);
 	return rc;
 }
 

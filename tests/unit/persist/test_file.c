@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -550,6 +551,58 @@ Test(file, a_stuck_holder_of_the_lock_is_named_and_a_dead_one_holds_nothing, .ti
 	close(pipes[0]);
 	close(pipes[1]);
 	free(path);
+	room_close(&r);
+}
+
+static void read_on_and_on(struct room *r, int started)
+{
+	kata_context *context = fixture_new_context(&r->f, KATA_CONTEXT_EXTERNAL_LOOP);
+	static kata_sandbox_info infos[128];
+	kata_persistence *p = NULL;
+	size_t count;
+	int rc = kata_persistence_new_file(context, r->path, &p, NULL);
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	infos[0].size = sizeof(infos[0]);
+	if (rc < 0 || write(started, "x", 1) != 1)
+		_exit(1);
+	while (kata_persistence_list_infos(p, NULL, infos, 128, &count, NULL) == 0)
+		;
+	_exit(2);
+}
+
+Test(file, who_writes_is_not_kept_out_by_those_who_read_all_the_time, .timeout = 60)
+{
+	enum { READERS = 4, SANDBOXES = 100 };
+	pid_t pids[READERS];
+	struct room r;
+	int fds[2];
+	char id[32];
+
+	room_open(&r);
+	cr_assert_eq(pipe(fds), 0);
+	for (int i = 0; i < SANDBOXES; i++) {
+		snprintf(id, sizeof(id), "pod%d", i);
+		fixture_assert_ok(kata_persistence_create_sandbox(r.p, id, &r.err), r.err);
+	}
+	for (int i = 0; i < READERS; i++) {
+		pids[i] = fork();
+		cr_assert_geq(pids[i], 0);
+		if (pids[i] == 0)
+			read_on_and_on(&r, fds[1]);
+		cr_assert_eq(read(fds[0], id, 1), 1);
+	}
+	for (int i = 0; i < 10; i++) {
+		snprintf(id, sizeof(id), "late%d", i);
+		fixture_assert_ok(kata_persistence_create_sandbox(r.p, id, &r.err), r.err);
+	}
+	for (int i = 0; i < READERS; i++) {
+		cr_assert_eq(waitpid(pids[i], NULL, WNOHANG), 0, "a reader was refused");
+		kill(pids[i], SIGKILL);
+		waitpid(pids[i], NULL, 0);
+	}
+	close(fds[0]);
+	close(fds[1]);
 	room_close(&r);
 }
 
