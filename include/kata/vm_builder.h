@@ -62,7 +62,9 @@ KATA_API int kata_vm_builder_build(kata_vm_builder *builder, const kata_vm_confi
 
 /*
  * Takes over a machine that was released, in this process or another. *ret_vm is set at once (state REBUILDING) by the
- * begin form; use it after the op has succeeded. The JSON is hostile input.
+ * begin form; use it after the op has succeeded. The JSON is hostile input. A device that the guest let go of while
+ * nobody drove the machine is DIVERGED some milliseconds later, and before anything done to it is answered; or it is
+ * not listed.
  * Returns CORRUPT (cut, changed, or not what the machine is like: the message names the member), VERSION, GONE (no such
  * VM any more), IDENTITY (a recycled pid, another machine's socket), FENCED (a living process owns it), TIMEOUT.
  */

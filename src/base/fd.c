@@ -89,6 +89,14 @@ int kata__unix_connect(const char *path, int *ret_fd, kata_error **err)
 	return 0;
 }
 
+pid_t kata__unix_peer(int fd)
+{
+	struct ucred peer;
+	socklen_t size = sizeof(peer);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 ? 0 : peer.pid;
+}
+
 ssize_t kata__unix_send(int fd, const void *data, size_t len, int pass_fd)
 {
 	struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};

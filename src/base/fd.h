@@ -23,6 +23,9 @@ static inline int kata__take_fd(int *fd)
 int kata__unix_listen(const char *dir, const char *name, int *ret_fd, kata_error **err);
 /* Connects, non-blocking from the connect on (a unix connect succeeds or fails at once). GONE when nobody listens. */
 int kata__unix_connect(const char *path, int *ret_fd, kata_error **err);
+/* The process that called listen() last on the socket that this one was connected to, as our pid namespace numbers it;
+ * 0: it has no number here, or it cannot be told. */
+pid_t kata__unix_peer(int fd);
 /* sendmsg with MSG_NOSIGNAL and optionally one fd as SCM_RIGHTS. Returns bytes sent or -errno. */
 ssize_t kata__unix_send(int fd, const void *data, size_t len, int pass_fd);
 /* mkdir -p of `path` with `mode` for what is made. */

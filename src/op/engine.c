@@ -506,6 +506,8 @@ static void advance(kata_op *op)
 		} else if (must_stop(op)) {
 			take_error(op, stop_error(op));
 			begin_undo(op, false);
+		} else if (op->table->steps[op->step].skip && op->table->steps[op->step].skip(op)) {
+			op->step++;
 		} else if (!fail_point(op, "before") && op->phase == PHASE_BEFORE) {
 			run_step(op);
 		}

@@ -46,6 +46,9 @@ struct kata__step {
 	int (*undo)(kata_op *op, kata_error **err);
 	void (*cancel)(kata_op *op);
 	uint32_t flags;
+	/* [leader] May, for a step without undo: true where there is nothing to do. It costs no hop to a worker, and
+	 * the step is not in the timeline. */
+	bool (*skip)(const kata_op *op);
 };
 
 #define KATA__OP_NO_DEADLINE 1u /* timeout_ms 0 in the options means none */

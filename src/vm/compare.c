@@ -5,9 +5,12 @@
  * The directory is ours alone (checked when it is taken over), so its released.json is trusted; the record came through
  * the caller's hands. Of one epoch the two must say the same, but for what is asked of the process itself: whether it
  * is paused, and who it is. There is none after the death of an owner; then only the machine can contradict a record.
+ *
+ * A record that says the same need not be held against the machine as well: nobody has driven it since.
  */
 #include "vm/core.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -107,25 +110,54 @@ static int compare(const json_t *given, json_t *trusted, kata_error **err)
 			  d.member, is, was);
 }
 
-/* One that cannot be read says nothing: it is removed with the machine or the rebuild. */
-int kata__vm_step_compare_record(kata_op *op, kata_error **err)
+/* What the release left, if it is of the epoch of the record given; one that cannot be read says nothing: it is removed
+ * with the machine or the rebuild. malloc'ed text, or NULL. */
+static char *read_released(const struct kata__vm_op *d, json_t **ret)
 {
-	struct kata__vm_op *d = kata__vm_op_data(op);
-	KATA_AUTO(free) char *path = d->vm->dir ? kata__format("%s/released.json", d->vm->dir) : NULL;
+	char path[PATH_MAX];
 	KATA_AUTO(free) char *text = NULL;
 	KATA_AUTO_JSON json_t *trusted = NULL;
 	uint64_t epoch = 0, given_epoch = 0;
 	size_t len = 0;
 
-	if (!d->vm->dir)
-		return KATA__STEP_DONE;
-	if (!path)
-		return kata__fail_no_memory(err);
-	if (kata__read_file(path, KATA__JSON_RECORD_MAX, &text, &len, NULL) < 0 ||
-	    kata__json_parse("released.json", text, len, KATA__JSON_RECORD_MAX, &trusted, NULL) < 0 ||
+	snprintf(path, sizeof(path), "%s/released.json", d->vm->dir);
+	if (kata__read_file(path, KATA__JSON_RECORD_MAX, &text, &len, NULL) < 0)
+		return NULL;
+	if (strcmp(text, d->json_owned) == 0)
+		return kata__take_ptr(text);
+	if (kata__json_parse("released.json", text, len, KATA__JSON_RECORD_MAX, &trusted, NULL) < 0 ||
 	    kata__json_get_uint(trusted, "record", "epoch", INT64_MAX, &epoch, NULL) < 0 ||
 	    kata__json_get_uint(d->record, "record", "epoch", INT64_MAX, &given_epoch, NULL) < 0 ||
 	    epoch != given_epoch)
-		return KATA__STEP_DONE;
-	return compare(d->record, trusted, err);
+		return NULL;
+	*ret = kata__take_ptr(trusted);
+	return kata__take_ptr(text);
+}
+
+int kata__vm_step_compare_record(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	KATA_AUTO_JSON json_t *trusted = NULL;
+	KATA_AUTO(free) char *text = d->vm->dir ? read_released(d, &trusted) : NULL;
+
+	return trusted ? compare(d->record, trusted, err) : KATA__STEP_DONE;
+}
+
+/*
+ * The last owner let go in good order (owner.json names nobody) and wrote this very record; who took the machine over
+ * since, if any, did not come to the end of it, else the copy would be gone. If that owner had nothing under way that
+ * the record does not show, only the guest can have changed what it tells: by letting go of a device.
+ */
+void kata__vm_look_at_released(kata_op *op)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	KATA_AUTO_JSON json_t *trusted = NULL;
+	KATA_AUTO(free) char *text = NULL;
+
+	if (!d->owner_before || d->owner_before->process.pid)
+		return;
+	text = read_released(d, &trusted);
+	d->is_released_one = text && (!trusted || compare(d->record, trusted, NULL) == 0);
+	d->is_as_released = d->is_released_one && !d->owner_before->unsettled && !d->was_saving && !d->frozen &&
+			    kata__vm_devices_are_known(d->vm);
 }

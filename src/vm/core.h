@@ -135,6 +135,8 @@ void kata__vm_device_commit(kata_vm *vm, const void *storage_or_nic);
 void kata__vm_device_note_files(kata_vm *vm, const kata_storage *storage, const struct kata__disk_files *files);
 /* [any thread] The file is the one that was plugged, or nobody knows which that was. */
 bool kata__vm_device_has_file(kata_vm *vm, const kata_storage *storage, const struct stat *st);
+/* [any thread] All are PLUGGED, and it is known which files the disks are. */
+bool kata__vm_devices_are_known(const kata_vm *vm);
 /* Out of the table, slot free, device NEW. */
 void kata__vm_device_drop(kata_vm *vm, const void *storage_or_nic);
 void kata__vm_device_drop_all(kata_vm *vm);

@@ -308,6 +308,23 @@ static kata_device_state device_state(const struct kata__vm_device *d)
 	return d->storage ? kata_storage_get_state(d->storage) : kata_nic_get_state(d->nic);
 }
 
+static bool is_known(const struct kata__vm_device *d)
+{
+	return device_state(d) == KATA_DEVICE_PLUGGED &&
+	       (d->nic || (d->files.has_file && d->files.has_backing == !!kata__storage_backing_path(d->storage)));
+}
+
+bool kata__vm_devices_are_known(const kata_vm *vm)
+{
+	bool known = true;
+
+	kata__vm_lock(vm);
+	for (size_t i = 0; known && i < vm->shared->device_count; i++)
+		known = is_known(vm->shared->devices[i]);
+	kata__vm_unlock(vm);
+	return known;
+}
+
 bool kata__vm_device_lost(kata_vm *vm, bool nic, const char *id)
 {
 	struct kata__vm_device *d;

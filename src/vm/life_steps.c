@@ -45,13 +45,14 @@ static uint64_t epoch_of(const kata_vm *vm)
 	return epoch;
 }
 
-static int write_owner(kata_vm *vm, bool ours, uint64_t epoch, kata_error **err)
+static int write_owner_as(kata_vm *vm, bool ours, bool unsettled, uint64_t epoch, kata_error **err)
 {
 	struct kata__owner_stamp stamp = {0};
 	struct kata__owner owner;
 	int rc;
 
 	describe_owner(vm, epoch, ours ? kata__context_self(vm->ctx) : NULL, &owner);
+	owner.unsettled = unsettled;
 	rc = kata__owner_write(vm->dir, &owner, err);
 	if (ours)
 		kata__owner_stamp(vm->dir, &stamp);
@@ -59,6 +60,11 @@ static int write_owner(kata_vm *vm, bool ours, uint64_t epoch, kata_error **err)
 	vm->shared->owner = stamp;
 	kata__vm_unlock(vm);
 	return rc;
+}
+
+static int write_owner(kata_vm *vm, bool ours, uint64_t epoch, kata_error **err)
+{
+	return write_owner_as(vm, ours, false, epoch, err);
 }
 
 static bool set_owns_dir(kata_vm *vm, bool owns)
@@ -219,7 +225,7 @@ int kata__vm_step_hand_over(kata_op *op, kata_error **err)
 
 	if (!vm->dir)
 		return KATA__STEP_DONE;
-	rc = write_owner(vm, false, epoch_of(vm), err);
+	rc = write_owner_as(vm, false, kata__vm_op_data(op)->unsettled, epoch_of(vm), err);
 	if (rc < 0)
 		write_owner(vm, true, epoch_of(vm), NULL); /* it may have failed after the rename */
 	return rc;

@@ -33,7 +33,8 @@ static int write_as(const char *dir, const char *name, const struct kata__owner 
 			  (json_int_t)owner->process.pid, "start_time", (json_int_t)owner->process.start_time,
 			  "boot_id", owner->process.boot_id);
 
-	text = o ? kata__json_dump(o) : NULL;
+	if (o && (!owner->unsettled || json_object_set_new(o, "unsettled", json_true()) == 0))
+		text = kata__json_dump(o);
 	if (!path || !text)
 		return kata__fail_no_memory(err);
 	return kata__write_file_atomic(path, text, strlen(text), err);
@@ -136,6 +137,7 @@ static int parse(const char *text, size_t len, struct kata__owner *ret, kata_err
 	if (rc < 0)
 		return rc;
 	owner.process.pid = (pid_t)pid;
+	owner.unsettled = json_object_get(o, "unsettled") != NULL;
 	*ret = owner;
 	return 0;
 }

@@ -13,6 +13,7 @@
  * The epoch grows when the rebuild is complete, not before: who dies in the middle leaves the record he had as good as
  * it was. Once it has grown, older records are FENCED. All functions are blocking (files).
  */
+#include <stdbool.h>
 #include <sys/types.h>
 #include <time.h>
 
@@ -23,6 +24,9 @@ struct kata__owner {
 	uint64_t epoch;                        /* grows by one with every rebuild; 1 at start */
 	char vm_id[65];
 	char vm_uuid[37];
+	/* With pid 0: the machine has, or may have, what its record does not: what an owner before the last one left
+	 * half done, or all of a recovery's doubts. Whoever takes it over looks, as after the death of an owner. */
+	bool unsettled;
 };
 
 /*

@@ -5,7 +5,8 @@
  *	{ "format": "kata-vm", "version": 1, "driver": "qemu", "id", "uuid", "epoch",
  *	  "state": "running" | "paused", "started_ns", "accelerator", "accelerator_reason", "time_scale",
  *	  "agent_transport", "process": { "pid", "start_time", "boot_id" }, "config": {...}, "luns": 256,
- *	  "storages": [ { "slot", "device": {...} } ], "nics": [ ... ], "vmm": { the driver's own } }
+ *	  "storages": [ { "slot", "device": {...}, "file", "backing_file" } ], "nics": [ { "slot", "device": {...} } ],
+ *	  "vmm": { the driver's own } }
  *
  * Model: written from what is under the VM's mutex, so any thread may ask; the driver's part is refreshed by the leader
  * after each operation. The text is kept until the generation moves on: storing an unchanged VM costs a copy.
@@ -24,13 +25,32 @@
 #define DEVICES_MAX (KATA__VM_DEVICE_SLOTS_MAX + KATA__VM_LUNS_MAX)
 #define TIME_SCALE_MAX 1000
 #define PID_MAX_VALUE 4194304
+#define FILE_FORMAT "%llx:%llx" /* device and inode: see kata__file_id */
+#define FILE_TEXT_MAX 40
 
 /* ---- writing ---- */
 
+static int put_file(json_t *item, const char *key, bool is_known, const struct kata__file_id *file)
+{
+	char text[FILE_TEXT_MAX];
+
+	if (!is_known)
+		return 0;
+	snprintf(text, sizeof(text), FILE_FORMAT, (unsigned long long)file->dev, (unsigned long long)file->ino);
+	return kata__json_set_text(item, key, text);
+}
+
 static json_t *device_to_json(const struct kata__vm_device *d)
 {
-	return json_pack("{s:i, s:o}", "slot", d->slot, "device",
-			 d->storage ? kata__storage_to_json(d->storage) : kata__nic_to_json(d->nic));
+	json_t *item = json_pack("{s:i, s:o}", "slot", d->slot, "device",
+				 d->storage ? kata__storage_to_json(d->storage) : kata__nic_to_json(d->nic));
+
+	if (item && (put_file(item, "file", d->files.has_file, &d->files.file) ||
+		     put_file(item, "backing_file", d->files.has_backing, &d->files.backing))) {
+		json_decref(item);
+		return NULL;
+	}
+	return item;
 }
 
 static json_t *devices_to_json(const struct kata__vm_shared *s, bool nics)
@@ -318,7 +338,29 @@ static int check_address(const char *what, kata_device_state state, const char *
 			  address, expected);
 }
 
-static int restore_storage(kata_vm *vm, const json_t *device, const char *what, uint32_t slot, kata_error **err)
+static bool get_file(const json_t *item, const char *key, struct kata__file_id *ret)
+{
+	const char *text = json_string_value(json_object_get(item, key));
+	unsigned long long dev, ino;
+
+	if (!text || sscanf(text, FILE_FORMAT, &dev, &ino) != 2)
+		return false;
+	*ret = (struct kata__file_id){(dev_t)dev, (ino_t)ino};
+	return true;
+}
+
+/* May be missing. Where the record is not known to be true the driver looks at the files that are open. */
+static void restore_files(kata_vm *vm, const json_t *item, const kata_storage *s)
+{
+	struct kata__disk_files files = {.read_only = kata_storage_is_read_only(s)};
+
+	files.has_file = get_file(item, "file", &files.file);
+	files.has_backing = get_file(item, "backing_file", &files.backing);
+	kata__vm_device_note_files(vm, s, &files);
+}
+
+static int restore_storage(kata_vm *vm, const json_t *item, const json_t *device, const char *what, uint32_t slot,
+			   kata_error **err)
 {
 	char expected[16], address[16];
 	kata_storage *s = NULL;
@@ -335,6 +377,8 @@ static int restore_storage(kata_vm *vm, const json_t *device, const char *what, 
 	rc = check_address(what, kata_storage_get_state(s), address, expected, err);
 	if (rc == 0)
 		rc = kata__vm_device_restore(vm, s, NULL, slot, err);
+	if (rc == 0)
+		restore_files(vm, item, s);
 	kata_storage_unref(s);
 	return rc;
 }
@@ -371,7 +415,7 @@ static int restore_device(kata_vm *vm, const json_t *item, const char *what, boo
 	if (rc < 0)
 		return rc;
 	return nics ? restore_nic(vm, device, what, (uint32_t)slot, err)
-		    : restore_storage(vm, device, what, (uint32_t)slot, err);
+		    : restore_storage(vm, item, device, what, (uint32_t)slot, err);
 }
 
 static int restore_devices(kata_vm *vm, const json_t *o, const char *key, bool nics, kata_error **err)

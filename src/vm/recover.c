@@ -522,10 +522,12 @@ int kata__leftover_set_free(struct kata__leftover *l, uint64_t epoch, kata_error
 	if (!l->has_owner || l->owner_lives)
 		return kata__fail(err, KATA_E_STATE, HOST, "the machine '%s' %s", l->id,
 				  l->has_owner ? "has an owner" : "has no owner.json");
-	/* After a release the record has exactly what the machine has. A dead owner's may be older than what he was
-	 * doing: the rebuild must know that he died, and settles the difference. */
-	if (l->released)
+	/* A dead owner's record may be older than what he was doing: the rebuild must know that he died, and settles
+	 * the difference. After a release it has all that he did, but not what he may have found half done. */
+	if (l->released) {
 		owner.process = (struct kata__process_identity){0};
+		owner.unsettled = owner.unsettled || l->owner.process.pid != 0;
+	}
 	owner.epoch = epoch;
 	if (owner.process.pid == l->owner.process.pid && owner.epoch == l->owner.epoch)
 		return 0;

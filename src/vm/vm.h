@@ -110,6 +110,9 @@ struct kata__vm_op {
 	kata_device_state device_before;  /* unplug: what to go back to */
 	uint64_t epoch;                   /* rebuild: of the ownership taken */
 	bool released_removed;            /* rebuild: released.json was there */
+	bool is_released_one;             /* rebuild: its record is the one that an orderly release left */
+	bool is_as_released;              /* and shows all: nothing but the guest has changed the machine since */
+	bool unsettled;                   /* release: the VMM has what the record does not */
 	struct kata__save *save;          /* snapshot: freed with the op */
 	bool was_saving, was_running;     /* rebuild: its owner died while it was being saved, before which it ran */
 	bool frozen;                      /* rebuild: its RAM is a part of a snapshot */
@@ -211,6 +214,8 @@ int kata__vm_step_take_over(kata_op *op, kata_error **err);
 int kata__vm_step_give_back(kata_op *op, kata_error **err); /* undo of take_over */
 /* BLOCKING. CORRUPT where the record given differs from the released.json of its epoch (compare.c). */
 int kata__vm_step_compare_record(kata_op *op, kata_error **err);
+/* Blocking, after take_over: sets is_released_one and is_as_released (compare.c). */
+void kata__vm_look_at_released(kata_op *op);
 int kata__vm_step_drop_released(kata_op *op, kata_error **err);
 int kata__vm_step_cancel_operations(kata_op *op, kata_error **err);
 int kata__vm_step_await_operations(kata_op *op, kata_error **err);

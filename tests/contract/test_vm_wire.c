@@ -132,6 +132,22 @@ static void released(void)
 	drop_vm();
 }
 
+static void taken_over(void)
+{
+	released();
+	fixture_assert_ok(kata_vm_builder_build_from_released(builder, record, strlen(record), NULL, &vm, &err), err);
+}
+
+/* Its record is held against the machine, since there is no copy to hold it against. */
+static void released_uncopied(void)
+{
+	char path[80];
+
+	released();
+	snprintf(path, sizeof(path), "%s/vm/vm/released.json", f.state_dir);
+	cr_assert_eq(unlink(path), 0);
+}
+
 static int call_start(kata_error **e)
 {
 	return kata_vm_start(vm, &timely, e);
@@ -189,7 +205,14 @@ static const struct operation pause_it = {"pause", started, call_pause};
 static const struct operation resume = {"resume", paused, call_resume};
 static const struct operation release = {"release", with_disk, call_release};
 static const struct operation rebuild = {"rebuild", released, call_rebuild};
+static const struct operation compare = {"rebuild without a copy", released_uncopied, call_rebuild};
+static const struct operation pause_taken = {"pause after a rebuild", taken_over, call_pause};
 static const struct operation destroy = {"destroy", with_disk, call_destroy};
+
+static bool is_rebuild(const struct operation *o)
+{
+	return o == &rebuild || o == &compare;
+}
 
 /* ---- one case */
 
@@ -246,7 +269,7 @@ static void end_machine(const struct operation *o, const char *what)
 
 	if (vm && kata_vm_get_state(vm) == KATA_VM_RELEASED)
 		drop_vm();
-	if (!vm && record && (o == &rebuild || o == &release))
+	if (!vm && record && (is_rebuild(o) || o == &release))
 		end_orphan(what);
 	start_ms = now_ms();
 	if (vm)
@@ -254,7 +277,7 @@ static void end_machine(const struct operation *o, const char *what)
 	cr_assert_lt(now_ms() - start_ms, DESTROY_MS, "%s: the destroy took %llu ms", what,
 		     (unsigned long long)(now_ms() - start_ms));
 	drop_vm();
-	if (o == &rebuild || o == &release)
+	if (is_rebuild(o) || o == &release)
 		remove_orphans(what);
 	cr_assert_eq(kata_storage_get_state(disk), KATA_DEVICE_NEW, "%s", what);
 	cr_assert_eq(kata_nic_get_state(nic), KATA_DEVICE_NEW, "%s", what);
@@ -327,14 +350,19 @@ static void fail_after_deletion(const struct operation *o, const char *command)
 	}
 }
 
-static void fail_at(const struct operation *o, const char *command)
+static void fail_with(const struct operation *o, const char *before, const char *command)
 {
 	char script[160];
 
 	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
-		snprintf(script, sizeof(script), "on %s %s\n", command, faults[i].action);
+		snprintf(script, sizeof(script), "%son %s %s\n", before, command, faults[i].action);
 		run_case(o, script, NULL, faults[i].expected);
 	}
+}
+
+static void fail_at(const struct operation *o, const char *command)
+{
+	fail_with(o, "", command);
 }
 
 Test(vm_wire, start_survives_every_fault_at_the_greeting)
@@ -430,9 +458,24 @@ Test(vm_wire, rebuild_survives_every_fault_at_the_greeting)
 		run_case(&rebuild, script, NULL, EITHER);
 	}
 }
+Test(vm_wire, rebuild_survives_every_fault_at_qmp_capabilities)
+{
+	fail_at(&rebuild, "qmp_capabilities#2");
+}
+/* One that compared nothing asks for the devices afterwards, before anything else is asked. */
+Test(vm_wire, what_comes_after_a_rebuild_survives_every_fault_at_the_look_for_lost_devices)
+{
+	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]) - 1; i++) {
+		char script[160];
+
+		snprintf(script, sizeof(script), "on qom-list#1 %s\n", faults[i].action);
+		run_case(&pause_taken, script, NULL, i ? EITHER : SUCCEEDS);
+	}
+}
 Test(vm_wire, rebuild_survives_every_fault_at_query_uuid)
 {
-	fail_at(&rebuild, "query-uuid#1");
+	fail_with(&rebuild, "on start lost\n",
+		  "query-uuid#1"); /* it is asked where the kernel does not say who answers */
 }
 Test(vm_wire, rebuild_survives_every_fault_at_query_status)
 {
@@ -440,19 +483,19 @@ Test(vm_wire, rebuild_survives_every_fault_at_query_status)
 }
 Test(vm_wire, rebuild_survives_every_fault_at_qom_list)
 {
-	fail_at(&rebuild, "qom-list#1");
+	fail_at(&compare, "qom-list#1");
 }
 Test(vm_wire, rebuild_survives_every_fault_at_qom_get)
 {
-	fail_at(&rebuild, "qom-get#1");
+	fail_at(&compare, "qom-get#1");
 }
 Test(vm_wire, rebuild_survives_every_fault_at_query_fdsets)
 {
-	fail_at(&rebuild, "query-fdsets#1");
+	fail_at(&compare, "query-fdsets#1");
 }
 Test(vm_wire, rebuild_survives_every_fault_at_query_named_block_nodes)
 {
-	fail_at(&rebuild, "query-named-block-nodes#1");
+	fail_at(&compare, "query-named-block-nodes#1");
 }
 
 /* ---- the order of reply and event */

@@ -100,6 +100,44 @@ Test(vm_handover, a_disk_of_the_former_owner_can_be_unplugged_by_the_next)
 	machine_deinit(&m);
 }
 
+/* QEMU listens itself on the socket that it was given: the kernel names it. */
+Test(vm_handover, of_a_machine_that_is_as_it_was_released_only_its_status_is_asked)
+{
+	kata_error *err = NULL;
+	kata_storage *disk;
+	kata_op *op = NULL;
+	struct machine m;
+	char *json, dir[80];
+
+	machine_init(&m, 0);
+	machine_build(&m, "a");
+	machine_start_paused(&m);
+	disk = machine_disk(&m, "d0", KATA_STORAGE_VIRTIO_SCSI);
+	fixture_assert_ok(kata_vm_add_storage(m.vm, disk, NULL, &err), err);
+	json = release(&m);
+	snprintf(dir, sizeof(dir), "%s/vm/a", m.f.state_dir);
+	fixture_speak_qmp(dir, "{\"execute\":\"device_del\",\"arguments\":{\"id\":\"s-d0\"}}", "DEVICE_DELETED");
+	fixture_assert_ok(
+		kata_vm_builder_build_from_released_begin(m.builder, json, strlen(json), NULL, &m.vm, &op, &err), err);
+	fixture_assert_ok(kata_op_wait(op, &err), err);
+	for (size_t i = 0; i < kata_op_get_timeline_length(op); i++) {
+		kata_timeline_entry e = {.size = sizeof(e)};
+
+		fixture_assert_ok(kata_op_get_timeline_entry(op, i, &e, &err), err);
+		cr_assert(strcmp(e.step, "query-uuid") != 0 && strcmp(e.step, "compare-devices") != 0, "%s", e.step);
+	}
+	kata_op_unref(op);
+	kata_storage_unref(disk);
+	fixture_assert_ok(kata_vm_remove_storage(m.vm, "d0", NULL, &err), err); /* the guest has let go of it before */
+	disk = machine_disk(&m, "d1", KATA_STORAGE_VIRTIO_SCSI);
+	fixture_assert_ok(kata_vm_add_storage(m.vm, disk, NULL, &err), err);
+	assert_address(disk, "0:0");
+	kata_storage_unref(disk);
+	machine_destroy(&m);
+	free(json);
+	machine_deinit(&m);
+}
+
 Test(vm_handover, the_same_record_is_taken_only_once)
 {
 	struct machine m;

@@ -15,8 +15,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -254,6 +257,34 @@ char *fixture_make_standin(struct fixture *f, const char *script)
 	copy_program(KATA_BUILD_DIR "/tests/programs/qemu_standin", path);
 	fixture_set_script(path, script ? script : "");
 	return path;
+}
+
+static int connect_to(const char *dir, const char *name)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct timeval patience = {.tv_sec = 20};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s/%s", dir, name);
+	cr_assert_eq(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
+	cr_assert_eq(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0, "%s: %s", address.sun_path,
+		     strerror(errno));
+	return fd;
+}
+
+void fixture_speak_qmp(const char *vm_dir, const char *commands, const char *until)
+{
+	static const char hello[] = "{\"execute\":\"qmp_capabilities\"}\n";
+	char line[16384], text[1024];
+	int fd = connect_to(vm_dir, "qmp.sock");
+	FILE *in = fdopen(fd, "r");
+	int length = snprintf(text, sizeof(text), "%s%s\n", hello, commands);
+
+	cr_assert_eq(write(fd, text, (size_t)length), length);
+	do
+		cr_assert(fgets(line, sizeof(line), in), "the monitor does not say '%s'", until);
+	while (!strstr(line, until));
+	fclose(in);
 }
 
 /* ---- devices */

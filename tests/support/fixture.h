@@ -45,6 +45,10 @@ char *fixture_make_standin(struct fixture *f, const char *script);
 /* Replaces the script beside such a binary: holds for stand-ins started from then on. */
 void fixture_set_script(const char *standin, const char *script);
 
+/* Speaks to the monitor of a VMM that nobody drives (its VM's directory): capabilities, then `commands`; reads up to a
+ * line that has `until` in it. */
+void fixture_speak_qmp(const char *vm_dir, const char *commands, const char *until);
+
 /* New device objects with an id; asserted. */
 kata_storage *fixture_storage(const char *id, const char *path, kata_storage_driver driver);
 kata_nic *fixture_nic(const char *id, const char *mac);

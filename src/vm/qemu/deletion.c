@@ -68,10 +68,12 @@ static void resume(struct kata__qemu_waiter *w, kata_error *take_err)
 	kata__op_resume(w->op, w->token, (int)kata_error_get_status(take_err), take_err);
 }
 
-/* Unasked: the guest ejected it by itself, or did so after the call that asked for it had given up. */
-static void note_lost(struct kata__qemu *q, const char *name)
+/* Unasked: the guest ejected it by itself, or did so after the call that asked for it had given up. While the machine
+ * is being released its record stands as it was written: whoever takes it over will notice. */
+void kata__qemu_note_lost(struct kata__qemu *q, const char *name)
 {
-	if (!kata__qemu_is_callers_device(name) || !kata__vm_device_lost(q->vm, name[0] == 'n', name + 2))
+	if (!kata__qemu_is_callers_device(name) || kata__vm_get_state(q->vm) == KATA_VM_RELEASING ||
+	    !kata__vm_device_lost(q->vm, name[0] == 'n', name + 2))
 		return;
 	kata__log(q->vm->ctx, KATA_LOG_WARNING, "vm", "vm %s: the guest let go of %s unasked: it is diverged",
 		  q->vm->id, name);
@@ -80,7 +82,7 @@ static void note_lost(struct kata__qemu *q, const char *name)
 
 static void finish_wait(struct kata__qemu_waiter *w)
 {
-	note_lost(w->q, w->name);
+	kata__qemu_note_lost(w->q, w->name);
 	w->deleted = true;
 	resume(w, NULL);
 }
@@ -90,7 +92,7 @@ void kata__qemu_on_deleted(struct kata__qemu *q, const char *name)
 	struct kata__qemu_waiter *w = find_waiter(q, name);
 
 	if (!w) {
-		note_lost(q, name);
+		kata__qemu_note_lost(q, name);
 		kata__qemu_stray_deleted(q, name);
 		return;
 	}

@@ -3,8 +3,11 @@
  * handover.c - letting go of a running machine, and taking one over.
  *
  * Who takes over trusts nothing but the directory of its own state: the process is the recorded one by its pidfd and
- * start time and because it has the directory's log open, the monitor behind qmp.sock is that machine's by its UUID,
- * and the devices are compared with what QEMU has.
+ * start time and because it has the directory's log open; the monitor behind qmp.sock is that process, says the kernel
+ * (QEMU calls listen() on the socket that it is given), or where it does not say so is that machine's by its UUID; and
+ * the devices are compared with what QEMU has, unless the record is the very one that an orderly release left in the
+ * directory: then nobody but the guest can have changed them, which is looked at once more when the machine is ours
+ * (012-attach.md). QEMU reads a command byte by byte, some microseconds each: what need not be asked is not.
  */
 #include "vm/qemu/machine.h"
 
@@ -33,15 +36,23 @@ static void let_go(struct kata__qemu *q)
 	q->has_dir = false;
 }
 
+static int step_write_record(kata_op *op, kata_error **err)
+{
+	kata__vm_op_data(op)->unsettled = kata__qemu_is_unsettled(kata__qemu_of_op(op));
+	return kata__vm_step_write_record(op, err);
+}
+
 static void finish_release(kata_op *op, int status, kata_error **error)
 {
 	if (status == 0)
 		let_go(kata__qemu_of_op(op));
+	else
+		kata__qemu_look_for_lost_later(kata__qemu_of_op(op)); /* what left meanwhile was not noted */
 	kata__vm_finish_device(op, status, error);
 }
 
 static const struct kata__step release_steps[] = {
-	{.name = "write-record", .run = kata__vm_step_write_record},
+	{.name = "write-record", .run = step_write_record},
 	{.name = "save-released",
 	 .run = kata__vm_step_save_released,
 	 .undo = kata__vm_step_unsave_released,
@@ -94,17 +105,66 @@ static int check_process(const kata_vm *vm, pid_t pid, kata_error **err)
 			  "record.process.pid: process %d is not this machine: it has '%s' not open", (int)pid, path);
 }
 
-static int step_open_process(kata_op *op, kata_error **err)
+static int status_of(const json_t *value, kata_vm_state *ret, kata_error **err)
 {
-	struct kata__vm_op *d = kata__vm_op_data(op);
+	const json_t *running = json_object_get(value, "running");
+
+	if (!json_is_boolean(running))
+		return kata__fail(err, KATA_E_PROTOCOL, VMM, "QEMU does not say whether it runs");
+	*ret = json_is_true(running) ? KATA_VM_RUNNING : KATA_VM_PAUSED;
+	return 0;
+}
+
+/* The scratch lives as long as the op, to which this has a reference. */
+static void on_status(void *user, const json_t *value, kata_error *take_err)
+{
+	kata_op *op = user;
+	struct kata__qemu_takeover *s = scratch_of(op);
+
+	if (!take_err)
+		(void)status_of(value, &s->status, &take_err);
+	s->status_answered = true;
+	if (s->status_token)
+		kata__op_resume(op, s->status_token, (int)kata_error_get_status(take_err), take_err);
+	else if (s->is_over)
+		kata_error_free(take_err);
+	else
+		s->status_error = take_err;
+	kata_op_unref(op);
+}
+
+/* Nothing depends on whom this reaches: what it cannot do the steps to come do again, and say why that fails. */
+static int step_ask_early(kata_op *op, kata_error **err)
+{
+	struct kata__qemu *q = kata__qemu_of_op(op);
 	struct kata__qemu_takeover *s = calloc(1, sizeof(*s));
-	struct kata__process_identity id;
-	int rc;
 
 	if (!s)
 		return kata__fail_no_memory(err);
 	s->pidfd = -1;
-	d->scratch = s;
+	kata__vm_op_data(op)->scratch = s;
+	if (kata__qemu_connect(q, NULL) < 0)
+		return KATA__STEP_DONE;
+	kata_op_ref(op);
+	s->status_asked = kata__qmp_execute(q->qmp, "query-status", NULL, -1, on_status, op, NULL) == 0;
+	if (!s->status_asked)
+		kata_op_unref(op);
+	return KATA__STEP_DONE;
+}
+
+static int undo_ask_early(kata_op *op, kata_error **err)
+{
+	(void)kata__qemu_let_go(kata__qemu_of_op(op)); /* the process is not watched any more */
+	return KATA__STEP_DONE;
+}
+
+static int step_open_process(kata_op *op, kata_error **err)
+{
+	struct kata__vm_op *d = kata__vm_op_data(op);
+	struct kata__qemu_takeover *s = d->scratch;
+	struct kata__process_identity id;
+	int rc;
+
 	kata__vm_get_process(d->vm, &id);
 	rc = kata__process_open(&id, &s->pidfd, err);
 	if (rc < 0)
@@ -112,6 +172,8 @@ static int step_open_process(kata_op *op, kata_error **err)
 	rc = check_process(d->vm, id.pid, err);
 	if (rc < 0)
 		kata__close_fd(&s->pidfd);
+	else
+		kata__vm_look_at_released(op);
 	return rc;
 }
 
@@ -145,6 +207,21 @@ static int check_uuid(kata_op *op, const json_t *value, kata_error **err)
 	return 0;
 }
 
+static int step_connect(kata_op *op, kata_error **err)
+{
+	return scratch_of(op)->status_asked ? KATA__STEP_DONE : kata__qemu_step_connect(op, err);
+}
+
+/* The process is known to be the machine's by now: if it listens at the other end, nobody else answers there. */
+static bool is_monitor_known(const kata_op *op)
+{
+	const struct kata__qemu *q = kata__qemu_of_op(op);
+	struct kata__process_identity id;
+
+	kata__vm_get_process(q->vm, &id);
+	return q->qmp && !kata__qmp_is_broken(q->qmp) && kata__qmp_peer(q->qmp) == id.pid;
+}
+
 static int step_query_uuid(kata_op *op, kata_error **err)
 {
 	return kata__qemu_plain_command(op, "query-uuid", check_uuid, err);
@@ -154,25 +231,29 @@ static int step_query_uuid(kata_op *op, kata_error **err)
  * only. */
 static int check_status(kata_op *op, const json_t *value, kata_error **err)
 {
-	const json_t *running = json_object_get(value, "running");
-
-	if (*err)
-		return (int)kata_error_get_status(*err);
-	if (!json_is_boolean(running))
-		return kata__fail(err, KATA_E_PROTOCOL, VMM, "QEMU does not say whether it runs");
-	kata__vm_op_data(op)->state_before = json_is_true(running) ? KATA_VM_RUNNING : KATA_VM_PAUSED;
-	return 0;
+	return *err ? (int)kata_error_get_status(*err) : status_of(value, &kata__vm_op_data(op)->state_before, err);
 }
 
 static int step_query_status(kata_op *op, kata_error **err)
 {
-	return kata__qemu_plain_command(op, "query-status", check_status, err);
+	struct kata__qemu_takeover *s = scratch_of(op);
+
+	if (!s->status_asked)
+		return kata__qemu_plain_command(op, "query-status", check_status, err);
+	if (s->status_error)
+		return kata__error_move(err, &s->status_error);
+	if (s->status_answered)
+		return KATA__STEP_DONE;
+	s->status_token = kata__op_token(op);
+	return KATA__STEP_WAIT;
 }
 
 /* ---- rebuild: a save that its owner did not live to end */
 
 static int step_end_save(kata_op *op, kata_error **err)
 {
+	if (scratch_of(op)->status_asked)
+		kata__vm_op_data(op)->state_before = scratch_of(op)->status;
 	return kata__vm_op_data(op)->was_saving ? kata__qemu_plain_command(op, "migrate_cancel", NULL, err)
 						: KATA__STEP_DONE;
 }
@@ -195,9 +276,18 @@ static int step_connect_console(kata_op *op, kata_error **err)
 	return kata__qemu_connect_console(kata__qemu_of_op(op), err);
 }
 
+static bool is_as_released(const kata_op *op)
+{
+	return kata__vm_op_data(op)->is_as_released;
+}
+
 static int step_commit(kata_op *op, kata_error **err)
 {
-	kata__qemu_of_op(op)->has_dir = true;
+	struct kata__qemu *q = kata__qemu_of_op(op);
+
+	q->has_dir = true;
+	if (is_as_released(op))
+		kata__qemu_look_for_lost_later(q);
 	return KATA__STEP_DONE;
 }
 
@@ -206,6 +296,8 @@ static void finish_rebuild(kata_op *op, int status, kata_error **error)
 	struct kata__qemu_takeover *s = scratch_of(op);
 
 	if (s) {
+		s->is_over = true;
+		kata_error_free(kata__take_ptr(s->status_error));
 		kata__close_fd(&s->pidfd);
 		json_decref(kata__take_ptr(s->fd_sets));
 	}
@@ -217,20 +309,27 @@ static const struct kata__step rebuild_steps[] = {
 	 .run = kata__vm_step_take_over,
 	 .undo = kata__vm_step_give_back,
 	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING},
+	{.name = "ask-early", .run = step_ask_early, .undo = undo_ask_early},
 	{.name = "open-process", .run = step_open_process, .undo = undo_open_process, .flags = KATA__STEP_BLOCKING},
 	{.name = "watch-process", .run = step_watch_process, .undo = undo_watch_process},
-	{.name = "connect-qmp", .run = kata__qemu_step_connect},
-	{.name = "query-uuid", .run = step_query_uuid},
+	{.name = "connect-qmp", .run = step_connect},
+	{.name = "query-uuid", .run = step_query_uuid, .skip = is_monitor_known},
 	{.name = "query-status", .run = step_query_status},
 	{.name = "end-save", .run = step_end_save},
 	{.name = "continue", .run = step_continue},
-	{.name = "compare-devices", .run = kata__qemu_step_compare_devices},
-	{.name = "compare-record", .run = kata__vm_step_compare_record, .flags = KATA__STEP_BLOCKING},
-	{.name = "verify-slots", .run = kata__qemu_step_verify_slots},
-	{.name = "query-fd-sets", .run = kata__qemu_step_query_fd_sets},
-	{.name = "verify-files", .run = kata__qemu_step_verify_files, .flags = KATA__STEP_BLOCKING},
-	{.name = "find-strays", .run = kata__qemu_step_find_strays},
-	{.name = "sweep", .run = kata__qemu_step_sweep},
+	{.name = "compare-devices", .run = kata__qemu_step_compare_devices, .skip = is_as_released},
+	{.name = "compare-record",
+	 .run = kata__vm_step_compare_record,
+	 .flags = KATA__STEP_BLOCKING,
+	 .skip = is_as_released},
+	{.name = "verify-slots", .run = kata__qemu_step_verify_slots, .skip = is_as_released},
+	{.name = "query-fd-sets", .run = kata__qemu_step_query_fd_sets, .skip = is_as_released},
+	{.name = "verify-files",
+	 .run = kata__qemu_step_verify_files,
+	 .flags = KATA__STEP_BLOCKING,
+	 .skip = is_as_released},
+	{.name = "find-strays", .run = kata__qemu_step_find_strays, .skip = is_as_released},
+	{.name = "sweep", .run = kata__qemu_step_sweep, .skip = is_as_released},
 	{.name = "connect-console", .run = step_connect_console},
 	{.name = "drop-released",
 	 .run = kata__vm_step_drop_released,

@@ -176,7 +176,6 @@ int kata__qemu_adopt(struct kata__qemu *q, int take_pidfd, kata_error **err)
 
 	q->pidfd = take_pidfd;
 	q->exited = false;
-	q->connections = 0;
 	rc = kata__watch_add(kata__context_loop(q->vm->ctx), q->pidfd, EPOLLIN, on_exit_seen, q, &q->pid_watch, err);
 	if (rc)
 		kata__close_fd(&q->pidfd);
@@ -194,6 +193,9 @@ int kata__qemu_let_go(struct kata__qemu *q)
 	stop_watching(q);
 	kata__console_detach(&q->console);
 	kata__qemu_forget_strays(q);
+	kata__timer_remove(kata__take_ptr(q->look_timer));
+	q->look_due = false;
+	q->connections = 0;
 	return pidfd;
 }
 
@@ -253,11 +255,18 @@ static void ignore_ready(void *user, const json_t *value, kata_error *take_err)
 	kata_error_free(take_err);
 }
 
+int kata__qemu_connect(struct kata__qemu *q, kata_error **err)
+{
+	return connect_monitor(q, ignore_ready, NULL, err);
+}
+
 int kata__qemu_ensure_connected(struct kata__qemu *q, kata_error **err)
 {
-	if (q->qmp && !kata__qmp_is_broken(q->qmp))
-		return 0;
-	return connect_monitor(q, ignore_ready, NULL, err);
+	int rc = q->qmp && !kata__qmp_is_broken(q->qmp) ? 0 : kata__qemu_connect(q, err);
+
+	if (!rc && q->look_due)
+		kata__qemu_look_for_lost(q);
+	return rc;
 }
 
 int kata__qemu_connect_console(struct kata__qemu *q, kata_error **err)

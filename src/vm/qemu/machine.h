@@ -47,7 +47,9 @@ struct kata__qemu {
 	int exit_status; /* as kata__process_try_reap */
 	struct kata__qmp *qmp;
 	struct kata__qemu_call *connecting; /* waits until QEMU takes a connection to its monitor */
-	unsigned connections;               /* to the monitor, since the adoption: events may have passed between two */
+	unsigned connections;               /* to the monitor, since it is ours: events may have passed between two */
+	bool look_due;                      /* see kata__qemu_look_for_lost_later */
+	struct kata__timer *look_timer;
 	bool silent; /* left an undo without an answer, twice; until it says something, undos fail at once */
 	struct kata__console console;
 	struct kata__qemu_waiter *waiters;
@@ -86,6 +88,8 @@ int kata__qemu_adopt(struct kata__qemu *q, int take_pidfd, kata_error **err);
 int kata__qemu_let_go(struct kata__qemu *q);
 /* Step: a new connection to the monitor; waits until it can be used. */
 int kata__qemu_step_connect(kata_op *op, kata_error **err);
+/* A new connection to the monitor that nobody waits for: commands are queued behind its handshake. GONE, BUSY. */
+int kata__qemu_connect(struct kata__qemu *q, kata_error **err);
 /* A connection to the monitor, the one there is or a new one: 0, GONE, or BUSY: QEMU takes none now. */
 int kata__qemu_ensure_connected(struct kata__qemu *q, kata_error **err);
 int kata__qemu_connect_console(struct kata__qemu *q, kata_error **err);
@@ -142,6 +146,8 @@ int kata__qemu_undo_device(kata_op *op, const char *name, kata_error **err);    
 bool kata__qemu_awaits_guest(const struct kata__qemu *q); /* it has not answered a device_del of a port */
 void kata__qemu_end_deletion(kata_op *op);
 void kata__qemu_on_deleted(struct kata__qemu *q, const char *name);
+/* It has gone, and nobody waited for that. */
+void kata__qemu_note_lost(struct kata__qemu *q, const char *name);
 /* The monitor's connection broke, or QEMU ended. */
 void kata__qemu_fail_waiters(struct kata__qemu *q, const kata_error *why);
 
@@ -175,6 +181,11 @@ int kata__qemu_inquire(kata_op *op, const struct kata__qemu_question *questions,
 struct kata__qemu_takeover {
 	int pidfd;
 	json_t *fd_sets; /* QEMU's answer */
+	/* query-status goes out with the connection, so that QEMU reads it while others are asked about the process. */
+	bool status_asked, status_answered, is_over;
+	uint64_t status_token; /* of the step that waits for the answer; 0: none does */
+	kata_error *status_error;
+	kata_vm_state status;
 };
 
 /* Steps of the rebuild (verify.c): what the record says of devices, against QEMU and the files it has open. */
@@ -188,7 +199,16 @@ int kata__qemu_verify_nodes(kata_op *op, const json_t *nodes, kata_error **err);
 int kata__qemu_step_compare_devices(kata_op *op, kata_error **err);
 int kata__qemu_step_find_strays(kata_op *op, kata_error **err);
 int kata__qemu_step_sweep(kata_op *op, kata_error **err);
+/* The last owner died, or left something half done: the machine may have what the record has not, and lack what it has.
+ */
 bool kata__qemu_owner_died(const kata_op *op);
+/* It has such a thing now. */
+bool kata__qemu_is_unsettled(const struct kata__qemu *q);
+/* After a rebuild that compared nothing, and after a release that failed: asks which devices there are, in a moment,
+ * and before any other command. One that the guest let go of meanwhile is DIVERGED by the time that such a command is
+ * answered. */
+void kata__qemu_look_for_lost_later(struct kata__qemu *q);
+void kata__qemu_look_for_lost(struct kata__qemu *q); /* now: the connection is there */
 /* The device of that name is not the recorded one: it was plugged by an owner that died before it stored that. */
 int kata__qemu_plugged_anew(kata_op *op, const char *name, kata_error **err);
 void kata__qemu_stray_deleted(struct kata__qemu *q, const char *name);

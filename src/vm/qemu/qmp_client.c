@@ -22,6 +22,7 @@
 
 #define READ_CHUNK 4096u
 #define FIRST_CHUNK 1024u /* most replies are shorter, and memory of that size costs little to get and to give back */
+#define FIRST_ID 1u       /* of qmp_capabilities */
 #define READ_ROUNDS 16    /* per wake-up: other VMs want the loop too */
 
 struct pending {
@@ -43,7 +44,7 @@ struct kata__qmp {
 	struct kata__watch *watch;
 	const struct kata__qmp_handler *handler;
 	void *user;
-	bool greeted, broken, closed;
+	bool greeted, ready, broken, closed;
 	unsigned depth; /* callbacks of ours on the stack: the memory must stay */
 	unsigned version[3];
 	uint64_t next_id;
@@ -143,6 +144,11 @@ const unsigned *kata__qmp_get_version(const struct kata__qmp *q)
 size_t kata__qmp_in_flight(const struct kata__qmp *q)
 {
 	return q->in_flight;
+}
+
+pid_t kata__qmp_peer(const struct kata__qmp *q)
+{
+	return kata__unix_peer(q->fd);
 }
 
 /* ---- out */
@@ -303,10 +309,26 @@ static void reply_to(struct pending *p, const struct kata__qmp_message *m)
 	free(p);
 }
 
+/*
+ * A command that QEMU was at when the connection before this one ended is answered on this one. Ours are answered in
+ * order, so what comes before the answer to the first is such a one; and that may look like the answer to the first.
+ */
+static bool is_of_another_connection(struct kata__qmp *q, uint64_t id)
+{
+	if (id == FIRST_ID && !q->ready) {
+		q->ready = true;
+		return false;
+	}
+	return id && q->ready == (id == FIRST_ID);
+}
+
 static int on_reply(struct kata__qmp *q, const struct kata__qmp_message *m, kata_error **err)
 {
-	struct pending *p = m->id ? take_pending(q, m->id) : NULL;
+	struct pending *p;
 
+	if (is_of_another_connection(q, m->id))
+		return 0;
+	p = m->id ? take_pending(q, m->id) : NULL;
 	if (p) {
 		reply_to(p, m);
 		return 0;
@@ -440,7 +462,7 @@ int kata__qmp_open(struct kata__loop *loop, int take_fd, const struct kata__qmp_
 		kata__close_fd(&take_fd);
 		return kata__fail_no_memory(err);
 	}
-	*q = (struct kata__qmp){.loop = loop, .fd = take_fd, .handler = handler, .user = user, .next_id = 1};
+	*q = (struct kata__qmp){.loop = loop, .fd = take_fd, .handler = handler, .user = user, .next_id = FIRST_ID};
 	q->last = &q->first;
 	q->fds_last = &q->fds;
 	kata__buffer_init(&q->in, KATA__QMP_BUFFER_MAX);

@@ -44,6 +44,7 @@ bool kata__qmp_is_broken(const struct kata__qmp *q);
 /* Major, minor, micro of the greeting; zeros before it. */
 const unsigned *kata__qmp_get_version(const struct kata__qmp *q);
 size_t kata__qmp_in_flight(const struct kata__qmp *q);
+pid_t kata__qmp_peer(const struct kata__qmp *q); /* who listens at its other end: as kata__unix_peer */
 
 /*
  * Sends a command. Takes take_args (NULL: none), also on failure. fd (-1: none) stays the caller's; it goes with the

@@ -2,9 +2,9 @@
 /*
  * reconcile.c - the devices of a machine that is taken over, compared with the record.
  *
- * After an orderly release the record that counts has exactly QEMU's devices; another one is an old one, and is
- * refused. After the death of an owner the last record may be older than what that owner was just doing, and nobody was
- * told of it:
+ * After an orderly release the record that counts has exactly QEMU's devices, but for those that the guest let go of
+ * since; another one is an old one, and is refused. After the death of an owner the last record may be older than what
+ * that owner was just doing, and nobody was told of it:
  *
  * - recorded, but gone in QEMU: its unplug was under way, so it is dropped from the list; so is one that was diverged;
  * - in QEMU under a recorded id, but in another slot or with another MAC: unplugged and plugged again since. Both of
@@ -25,6 +25,7 @@
 #define FIRST_REPEAT_MS 2000u
 #define LAST_REPEAT_MS 64000u
 #define CLEAR_AGAIN_MS 10u
+#define LOOK_MS 20u /* after a rebuild: whoever releases the machine again at once need not wait for the answer */
 #define CLEAR_TRIES_MAX 200u
 
 struct kata__qemu_stray {
@@ -37,7 +38,18 @@ bool kata__qemu_owner_died(const kata_op *op)
 {
 	const struct kata__owner *before = kata__vm_op_data(op)->owner_before;
 
-	return before && before->process.pid != 0;
+	return before && (before->process.pid != 0 || before->unsettled);
+}
+
+static bool has_more_slots(kata_vm *vm, const struct kata__slots *slots, bool luns)
+{
+	return slots->count - slots->free_count != kata__vm_device_slots_used(vm, luns);
+}
+
+bool kata__qemu_is_unsettled(const struct kata__qemu *q)
+{
+	return q->strays || q->clearings || has_more_slots(q->vm, &q->vm->ports, false) ||
+	       has_more_slots(q->vm, &q->vm->luns, true);
 }
 
 /* ---- commands whose outcome is read later, or not at all */
@@ -284,7 +296,7 @@ static int device_is_missing(kata_op *op, const void *object, const char *name, 
 	kata_vm *vm = kata__vm_op_data(op)->vm;
 	bool committed;
 
-	if (!kata__qemu_owner_died(op) && state != KATA_DEVICE_DIVERGED)
+	if (!kata__qemu_owner_died(op) && state != KATA_DEVICE_DIVERGED && !kata__vm_op_data(op)->is_released_one)
 		return refuse_old(vm, "the record has a device that was unplugged since:", name + 2, err);
 	kata__log(vm->ctx, KATA_LOG_WARNING, "vm", "vm %s: device %s has gone since it was recorded", vm->id, name);
 	if (name[0] == 'n')
@@ -406,6 +418,75 @@ int kata__qemu_step_compare_devices(kata_op *op, kata_error **err)
 {
 	return kata__qemu_command(op, "qom-list", json_pack("{s:s}", "path", "/machine/peripheral"), -1, check_devices,
 				  err);
+}
+
+/* ---- afterwards, where nothing was compared */
+
+static void look_for_strangers(struct kata__qemu *q, const json_t *children)
+{
+	const json_t *child;
+	size_t i;
+
+	json_array_foreach(children, i, child)
+	{
+		const char *name = json_string_value(json_object_get(child, "name"));
+
+		if (name && kata__qemu_is_callers_device(name) && !kata__vm_device_has_id(q->vm, name + 2))
+			kata__log(q->vm->ctx, KATA_LOG_ERROR, "vm",
+				  "vm %s: device %.64s is in no record: it was plugged by hand", q->vm->id, name);
+	}
+}
+
+static void on_children(void *user, const json_t *value, kata_error *take_err)
+{
+	struct kata__qemu *q = user;
+	char name[KATA__QEMU_NAME_MAX];
+	kata_storage *s = NULL;
+	kata_nic *n = NULL;
+
+	if (take_err || !json_is_array(value)) {
+		kata_error_free(take_err);
+		return;
+	}
+	for (size_t i = 0; kata_vm_get_storage(q->vm, i, &s, NULL) == 0; i++) {
+		kata__qemu_storage_name(s, name);
+		kata_storage_unref(kata__take_ptr(s));
+		if (!has_child(value, name))
+			kata__qemu_note_lost(q, name);
+	}
+	for (size_t i = 0; kata_vm_get_nic(q->vm, i, &n, NULL) == 0; i++) {
+		kata__qemu_nic_name(n, name);
+		kata_nic_unref(kata__take_ptr(n));
+		if (!has_child(value, name))
+			kata__qemu_note_lost(q, name);
+	}
+	look_for_strangers(q, value);
+}
+
+void kata__qemu_look_for_lost(struct kata__qemu *q)
+{
+	json_t *args = json_pack("{s:s}", "path", "/machine/peripheral");
+
+	q->look_due = false;
+	kata__timer_remove(kata__take_ptr(q->look_timer));
+	if (args)
+		(void)kata__qmp_execute(q->qmp, "qom-list", args, -1, on_children, q, NULL);
+}
+
+static void on_look(void *user)
+{
+	struct kata__qemu *q = user;
+
+	q->look_timer = NULL;
+	(void)kata__qemu_ensure_connected(q, NULL);
+}
+
+void kata__qemu_look_for_lost_later(struct kata__qemu *q)
+{
+	q->look_due = true;
+	if (!q->look_timer)
+		(void)kata__timer_add(kata__context_loop(q->vm->ctx), kata__deadline_in_ms(LOOK_MS), on_look, q,
+				      &q->look_timer, NULL);
 }
 
 /* ---- where the strays are */

@@ -113,6 +113,7 @@ struct command_line {
 	struct chardev chardevs[8];
 	size_t chardev_count;
 	const char *monitor, *serial;
+	bool listens; /* itself, on what it is given listening already */
 };
 
 __attribute__((format(printf, 1, 2), noreturn)) static void die(const char *fmt, ...)
@@ -157,6 +158,8 @@ static void take_chardev(struct command_line *c, const char *value)
 		die("-chardev %s: no socket with an id and an open fd", value);
 	d->fd = atoi(fd);
 	d->listening = strcmp(server, "on") == 0;
+	if (d->listening && c->listens && listen(d->fd, 1) < 0) /* as QEMU does */
+		die("-chardev %s: cannot listen on it", value);
 	fcntl(d->fd, F_SETFD, FD_CLOEXEC);
 	fcntl(d->fd, F_SETFL, O_NONBLOCK);
 	c->chardev_count++;
@@ -293,7 +296,7 @@ static void read_options(struct standin *s, struct command_line *c, char **argv,
 
 static void set_up(struct standin *s, char **argv)
 {
-	struct command_line c = {0};
+	struct command_line c = {.listens = !s->borrows};
 	const struct chardev *d;
 	char id[32];
 
@@ -345,6 +348,7 @@ int main(int argc, char **argv)
 	s.rules = script_load();
 	start = script_next(s.rules, "start");
 	s.mute = start && start->action == ACT_SILENCE;
+	s.borrows = start && start->action == ACT_LOST;
 	set_up(&s, argv);
 	while (s.mute)
 		pause();

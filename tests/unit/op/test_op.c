@@ -152,6 +152,11 @@ static void free_trace(void *data)
 	atomic_fetch_add(&freed, 1); /* the trace may be a test's stack, gone by now */
 }
 
+static bool always(const kata_op *op)
+{
+	return true;
+}
+
 #define TABLE(var, ...)                                                                                                \
 	static const struct kata__step var##_steps[] = {__VA_ARGS__};                                                  \
 	static const struct kata__op_table var = {.name = #var,                                                        \
@@ -163,31 +168,32 @@ static void free_trace(void *data)
 
 #define A                                                                                                              \
 	{                                                                                                              \
-		"a", run_a, undo_a, NULL, 0                                                                            \
+		"a", run_a, undo_a, NULL, 0, NULL                                                                      \
 	}
 #define B                                                                                                              \
 	{                                                                                                              \
-		"b", run_b, undo_b, NULL, 0                                                                            \
+		"b", run_b, undo_b, NULL, 0, NULL                                                                      \
 	}
 #define C                                                                                                              \
 	{                                                                                                              \
-		"c", run_c, NULL, NULL, 0                                                                              \
+		"c", run_c, NULL, NULL, 0, NULL                                                                        \
 	}
 #define FAIL                                                                                                           \
 	{                                                                                                              \
-		"fail", run_fail, NULL, NULL, 0                                                                        \
+		"fail", run_fail, NULL, NULL, 0, NULL                                                                  \
 	}
 
 TABLE(three, A, B, C);
 TABLE(failing, A, B, C, FAIL);
-TABLE(waiting, A, {"wait", run_wait, undo_wait, cancel_wait, 0});
-TABLE(unsure, A, {"wait", run_wait, undo_wait, cancel_wait, KATA__STEP_UNCERTAIN});
-TABLE(late, A, {"wait", run_wait, undo_wait, cancel_wait, KATA__STEP_NO_CANCEL});
-TABLE(stuck_undo, A, {"n", run_a, undo_never, NULL, 0}, FAIL);
-TABLE(working, A, {"k", run_blocking, NULL, NULL, KATA__STEP_BLOCKING}, C);
-TABLE(early, {"e", run_resumed_early, NULL, NULL, 0}, C);
-TABLE(skipping, A, {"s", run_skip, NULL, NULL, 0}, FAIL);
-TABLE(journaled, {"a", run_a, undo_a, NULL, KATA__STEP_JOURNAL}, B, FAIL);
+TABLE(waiting, A, {"wait", run_wait, undo_wait, cancel_wait, 0, NULL});
+TABLE(unsure, A, {"wait", run_wait, undo_wait, cancel_wait, KATA__STEP_UNCERTAIN, NULL});
+TABLE(late, A, {"wait", run_wait, undo_wait, cancel_wait, KATA__STEP_NO_CANCEL, NULL});
+TABLE(stuck_undo, A, {"n", run_a, undo_never, NULL, 0, NULL}, FAIL);
+TABLE(working, A, {"k", run_blocking, NULL, NULL, KATA__STEP_BLOCKING, NULL}, C);
+TABLE(early, {"e", run_resumed_early, NULL, NULL, 0, NULL}, C);
+TABLE(skipping, A, {"s", run_skip, NULL, NULL, 0, NULL}, FAIL);
+TABLE(skipped, A, {"s", run_fail, NULL, NULL, KATA__STEP_BLOCKING, always}, C, {"t", run_fail, NULL, NULL, 0, always});
+TABLE(journaled, {"a", run_a, undo_a, NULL, KATA__STEP_JOURNAL, NULL}, B, FAIL);
 
 static int run_table(const struct kata__op_table *table, struct trace *t, uint64_t timeout_ms, kata_error **err)
 {
@@ -221,6 +227,18 @@ Test(op, undoes_finished_steps_in_reverse_when_one_fails_and_names_the_step)
 	cr_expect(!kata_error_is_uncertain(err));
 	cr_expect_eq(t.finish_status, KATA_E_VMM);
 	kata_error_free(err);
+}
+
+Test(op, passes_over_a_step_that_has_nothing_to_do)
+{
+	struct trace t = {0};
+	kata_op *op = NULL;
+
+	cr_expect_eq(kata__op_start(ctx, &skipped, &t, NULL, 1, &op, NULL), 0);
+	cr_expect_eq(kata_op_wait(op, NULL), 0);
+	cr_expect_str_eq(t.text, "ac");
+	cr_expect_eq(kata_op_get_timeline_length(op), 2u);
+	kata_op_unref(op);
 }
 
 Test(op, ends_by_its_deadline_and_calls_the_steps_cancel)
@@ -415,7 +433,7 @@ static int run_child_step(kata_op *op, kata_error **err)
 	mark(op, 'c');
 	return rc ? rc : kata__op_run_child(op, child, err);
 }
-TABLE(parent, A, {"child", run_child_step, NULL, NULL, 0});
+TABLE(parent, A, {"child", run_child_step, NULL, NULL, 0, NULL});
 
 Test(op, a_deadline_of_the_parent_cancels_the_child_and_waits_for_its_undo)
 {
@@ -451,9 +469,10 @@ static int forgive_and_fail(kata_op *op, kata_error **err)
 	kata__op_forgive_child(op, KATA_E_VMM);
 	return kata__fail(err, KATA_E_BUSY, HOST, "no child was begun");
 }
-TABLE(forgiving, A, {"forgiven", run_forgiven_child, NULL, NULL, 0}, C);
-TABLE(forgiving_once, A, {"forgiven", run_forgiven_child, NULL, NULL, 0}, {"not", run_failing_child, NULL, NULL, 0});
-TABLE(forgiving_nobody, {"a", run_a, run_failing_child, NULL, 0}, {"f", forgive_and_fail, NULL, NULL, 0});
+TABLE(forgiving, A, {"forgiven", run_forgiven_child, NULL, NULL, 0, NULL}, C);
+TABLE(forgiving_once, A, {"forgiven", run_forgiven_child, NULL, NULL, 0, NULL},
+      {"not", run_failing_child, NULL, NULL, 0, NULL});
+TABLE(forgiving_nobody, {"a", run_a, run_failing_child, NULL, 0, NULL}, {"f", forgive_and_fail, NULL, NULL, 0, NULL});
 
 Test(op, a_childs_end_that_is_forgiven_is_success_for_that_child_alone)
 {
@@ -622,7 +641,7 @@ Test(op, intent_is_journaled_before_a_step_acts_and_cleared_by_its_undo)
 	kata__journal_deinit(&j);
 }
 
-TABLE(tapped, {"a", run_a, undo_a, NULL, KATA__STEP_JOURNAL}, C);
+TABLE(tapped, {"a", run_a, undo_a, NULL, KATA__STEP_JOURNAL, NULL}, C);
 
 Test(op, the_journal_forgets_an_op_that_has_ended_and_stays_short)
 {

@@ -136,6 +136,24 @@ Test(qmp_client, is_ready_after_greeting_and_capabilities, .init = set_up_ready)
 	cr_assert_eq(kata__qmp_in_flight(client), 0u);
 }
 
+Test(qmp_client, answers_to_a_command_of_the_connection_before_are_passed_over, .init = set_up)
+{
+	struct reply r = {0};
+
+	cr_assert_eq(execute("query-status", NULL, -1, &r), 0);
+	say(GREETING "{\"return\":7,\"id\":2}\r\n{\"error\":{\"class\":\"x\",\"desc\":\"y\"},\"id\":9}\r\n");
+	cr_assert_eq(r.calls + ready.calls + broken_calls, 0);
+	say("{\"return\":{},\"id\":1}\r\n");
+	cr_assert_eq(ready.calls, 1);
+	say("{\"return\":{},\"id\":1}\r\n{\"return\":8,\"id\":2}\r\n");
+	cr_assert_eq(ready.calls, 1);
+	cr_assert_eq(r.calls, 1);
+	cr_assert_eq(r.value, 8);
+	cr_assert_eq(broken_calls, 0);
+	say("{\"return\":8,\"id\":2}\r\n");
+	cr_assert_eq(broken_calls, 1);
+}
+
 Test(qmp_client, queues_commands_sent_before_the_greeting_behind_the_capabilities, .init = set_up)
 {
 	struct reply r = {0};

@@ -40,7 +40,8 @@
  * Actions for all, start included:
  *     exit N "TEXT"     TEXT goes to stderr, the process ends with N
  *     stop              SIGSTOP, at once      kill   SIGKILL, at once
- * For start also silence: nothing is ever answered on any socket.
+ * For start also silence: nothing is ever answered on any socket; and lost: it does not call listen() itself on its
+ * sockets, so that the kernel names its starter, and not it, as who is at the other end.
  */
 #include <stdbool.h>
 #include <stdint.h>

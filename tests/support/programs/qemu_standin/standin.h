@@ -37,6 +37,7 @@ struct standin {
 	struct port *port;
 	struct endpoint console;
 	bool mute;        /* answers nobody, on no socket */
+	bool borrows;     /* does not listen itself: its sockets name its starter as their listener */
 	bool powered_off; /* by the guest: ends once everything is sent */
 };
 
