@@ -312,6 +312,29 @@ Test(file, entries_that_are_none_are_refused)
 	room_close(&r);
 }
 
+Test(file, a_row_of_a_newer_library_is_not_replaced_and_one_that_is_damaged_is)
+{
+	kata_row row = KATA_ROW_INIT;
+	struct room r;
+
+	room_open(&r);
+	row.kind = KATA_ROW_SNAPSHOT;
+	row.id = "x";
+	row.state = "ready";
+	row.type = "qemu";
+	row.directory = "/snapshots/x";
+	cr_assert_eq(r.p->ops.put_row(r.p->self, &row, "{\"format\":\"kata-row\",\"version\":2,\"kind\":\"snapshot\"}",
+				      NULL, NULL),
+		     0);
+	fixture_assert_fails(kata_persistence_put_row(r.p, &row, &r.err), KATA_E_VERSION, r.err);
+	assert_message_has(r.err, "row.version: is 2, this library reads 1");
+	error_clear(&r.err);
+	fixture_assert_ok(kata_persistence_remove_row(r.p, KATA_ROW_SNAPSHOT, "x", &r.err), r.err);
+	cr_assert_eq(r.p->ops.put_row(r.p->self, &row, "{}", NULL, NULL), 0);
+	fixture_assert_ok(kata_persistence_put_row(r.p, &row, &r.err), r.err);
+	room_close(&r);
+}
+
 Test(file, one_that_cannot_be_read_does_not_hide_the_others)
 {
 	struct room r;
