@@ -338,13 +338,17 @@ Test(snapshot_damaged, of_another_vmm_machine_accelerator_cpu_or_driver)
 Test(snapshot_damaged, a_kernel_or_a_disk_that_was_written_to_since)
 {
 	struct census *before;
+	struct stat st;
 
 	save();
+	cr_assert_eq(stat(referred, &st), 0);
 	before = fixture_census(&f);
 	write_to(disk); /* of which there is a copy */
 	assert_restores();
 	assert_start_refused(referred, KATA_E_CORRUPT, "storage 'referred'");
 	assert_build_refused(KATA_E_CORRUPT, "storage 'referred': has changed");
+	cr_assert_eq(utimensat(AT_FDCWD, referred, (const struct timespec[]){st.st_atim, st.st_mtim}, 0), 0);
+	assert_build_refused(KATA_E_CORRUPT, "its time stamps"); /* that of the change cannot be set back */
 	cr_assert_eq(unlink(referred), 0);
 	assert_build_refused(KATA_E_NOT_FOUND, "referred");
 	write_to(kernel);
@@ -372,6 +376,29 @@ Test(snapshot_damaged, a_disk_that_another_machine_may_write_to)
 	close(fd);
 	fixture_assert_ok(kata_vm_start(vm, NULL, &err), err);
 	kata_snapshot_free(s);
+}
+
+/* All there is to tell a block device from another. */
+Test(snapshot_damaged, a_disk_of_another_size_than_the_guest_had)
+{
+	kata_snapshot *s = NULL;
+	char *text, *half, *changed;
+	size_t length;
+
+	save();
+	text = read_part("manifest.json", &length);
+	half = record_with(text, "disks.1.size_bytes", "2097152");
+	changed = record_with(half, "disks.1.device.size_bytes", "2097152");
+	write_part("manifest.json", changed, strlen(changed));
+	fixture_assert_ok(kata_snapshot_open(f.context, path, 0, &s, &err), err);
+	fixture_assert_ok(kata_vm_builder_build_from_snapshot(builder, s, NULL, NULL, NULL, NULL, &vm, &err), err);
+	fixture_assert_fails(kata_vm_start(vm, NULL, &err), KATA_E_CORRUPT, err);
+	cr_assert(strstr(error_text(err), "the guest had one of 2097152"), "%s", error_text(err));
+	error_clear(&err);
+	kata_snapshot_free(s);
+	free(changed);
+	free(half);
+	free(text);
 }
 
 /* A restore that copies disks makes them there: a snapshot of it would be without them once it is destroyed. */
