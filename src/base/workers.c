@@ -135,9 +135,10 @@ int kata__workers_submit(struct kata__workers *w, struct kata__work *work, kata_
 		work->task.next = NULL;
 		*w->last = &work->task;
 		w->last = &work->task.next;
-		pthread_cond_signal(&w->cond);
 	}
 	pthread_mutex_unlock(&w->lock);
+	if (!rc)
+		pthread_cond_signal(&w->cond); /* not with the lock held: who wakes would only wait for it */
 	return rc ? kata__fail_errno(err, rc, "cannot start a worker thread") : 0;
 }
 

@@ -310,23 +310,23 @@ static void reply_to(struct pending *p, const struct kata__qmp_message *m)
 }
 
 /*
- * A command that QEMU was at when the connection before this one ended is answered on this one. Ours are answered in
- * order, so what comes before the answer to the first is such a one; and that may look like the answer to the first.
+ * A command that QEMU was at when the connection before this one ended is answered on this one, before the greeting or
+ * after it. Ours are answered in order, so what comes before the answer to the first is such a one; and that may look
+ * like the answer to the first.
  */
-static bool is_of_another_connection(struct kata__qmp *q, uint64_t id)
+static bool is_of_another_connection(struct kata__qmp *q, const struct kata__qmp_message *m)
 {
-	if (id == FIRST_ID && !q->ready) {
-		q->ready = true;
-		return false;
-	}
-	return id && q->ready == (id == FIRST_ID);
+	if (q->ready)
+		return m->id == FIRST_ID;
+	q->ready = m->id == FIRST_ID;
+	return !q->ready && (m->id || m->kind == KATA__QMP_RETURN);
 }
 
 static int on_reply(struct kata__qmp *q, const struct kata__qmp_message *m, kata_error **err)
 {
 	struct pending *p;
 
-	if (is_of_another_connection(q, m->id))
+	if (is_of_another_connection(q, m))
 		return 0;
 	p = m->id ? take_pending(q, m->id) : NULL;
 	if (p) {
@@ -346,9 +346,10 @@ static int on_reply(struct kata__qmp *q, const struct kata__qmp_message *m, kata
 
 static int on_message(struct kata__qmp *q, const struct kata__qmp_message *m, kata_error **err)
 {
-	if (q->greeted == (m->kind == KATA__QMP_GREETING))
-		return kata__fail(err, KATA_E_PROTOCOL, VMM, "QMP: %s",
-				  q->greeted ? "a second greeting" : "no greeting at the start");
+	if (!q->greeted && m->kind != KATA__QMP_GREETING)
+		return 0; /* as is_of_another_connection */
+	if (q->greeted && m->kind == KATA__QMP_GREETING)
+		return kata__fail(err, KATA_E_PROTOCOL, VMM, "QMP: a second greeting");
 	switch (m->kind) {
 	case KATA__QMP_GREETING:
 		q->greeted = true;

@@ -274,11 +274,15 @@ Test(qmp_client, breaks_on_a_second_reply_to_one_command, .init = set_up_ready)
 	cr_assert_eq(other.status, KATA_E_PROTOCOL);
 }
 
-Test(qmp_client, breaks_on_a_reply_before_the_greeting, .init = set_up)
+/* QEMU 7.2 sends them: see the test of answers to the connection before. */
+Test(qmp_client, passes_over_what_comes_before_the_greeting, .init = set_up)
 {
+	say("{\"return\":{},\"id\":1}\n{\"return\":{}}\n{\"event\":\"STOP\"}\n" GREETING "{\"return\":{}}\n");
+	cr_assert_eq(ready.calls, 0);
+	cr_assert_eq(event_count, 0u);
 	say("{\"return\":{},\"id\":1}\n");
-	cr_assert_eq(ready.status, KATA_E_PROTOCOL);
-	cr_assert(kata__qmp_is_broken(client));
+	cr_assert_eq(ready.calls, 1);
+	cr_assert_eq(ready.status, 0);
 }
 
 Test(qmp_client, breaks_on_a_second_greeting, .init = set_up_ready)
