@@ -133,17 +133,21 @@ static void on_status(void *user, const json_t *value, kata_error *take_err)
 	kata_op_unref(op);
 }
 
-/* Nothing depends on whom this reaches: what it cannot do the steps to come do again, and say why that fails. */
+/*
+ * Nothing depends on whom this reaches: what it cannot do the steps to come do again, and say why that fails. Where
+ * somebody has the machine, living or dead, QEMU is left alone until it is ours: it serves one connection at a time.
+ */
 static int step_ask_early(kata_op *op, kata_error **err)
 {
 	struct kata__qemu *q = kata__qemu_of_op(op);
 	struct kata__qemu_takeover *s = calloc(1, sizeof(*s));
+	struct kata__owner owner;
 
 	if (!s)
 		return kata__fail_no_memory(err);
 	s->pidfd = -1;
 	kata__vm_op_data(op)->scratch = s;
-	if (kata__qemu_connect(q, NULL) < 0)
+	if (kata__owner_read(q->vm->dir, &owner, NULL) < 0 || owner.process.pid || kata__qemu_connect(q, NULL) < 0)
 		return KATA__STEP_DONE;
 	kata_op_ref(op);
 	s->status_asked = kata__qmp_execute(q->qmp, "query-status", NULL, -1, on_status, op, NULL) == 0;
@@ -305,15 +309,16 @@ static void finish_rebuild(kata_op *op, int status, kata_error **error)
 }
 
 static const struct kata__step rebuild_steps[] = {
+	{.name = "ask-early", .run = step_ask_early, .undo = undo_ask_early},
 	{.name = "take-over",
 	 .run = kata__vm_step_take_over,
 	 .undo = kata__vm_step_give_back,
 	 .flags = KATA__STEP_BLOCKING | KATA__STEP_UNDO_BLOCKING},
-	{.name = "ask-early", .run = step_ask_early, .undo = undo_ask_early},
 	{.name = "open-process", .run = step_open_process, .undo = undo_open_process, .flags = KATA__STEP_BLOCKING},
 	{.name = "watch-process", .run = step_watch_process, .undo = undo_watch_process},
 	{.name = "connect-qmp", .run = step_connect},
 	{.name = "query-uuid", .run = step_query_uuid, .skip = is_monitor_known},
+	{.name = "connect-console", .run = step_connect_console},
 	{.name = "query-status", .run = step_query_status},
 	{.name = "end-save", .run = step_end_save},
 	{.name = "continue", .run = step_continue},
@@ -330,7 +335,6 @@ static const struct kata__step rebuild_steps[] = {
 	 .skip = is_as_released},
 	{.name = "find-strays", .run = kata__qemu_step_find_strays, .skip = is_as_released},
 	{.name = "sweep", .run = kata__qemu_step_sweep, .skip = is_as_released},
-	{.name = "connect-console", .run = step_connect_console},
 	{.name = "drop-released",
 	 .run = kata__vm_step_drop_released,
 	 .undo = kata__vm_step_save_released,
