@@ -4,6 +4,7 @@
  * says so, and makes it anew otherwise; and one that finds no room. On the stand-in for QEMU.
  */
 #include <criterion/criterion.h>
+#include <kata/fail_point.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -281,6 +282,29 @@ Test(template_stale, what_changes_while_it_is_in_use_is_seen_by_the_next_build)
 	assert_clone(2);
 	write_kernel();
 	assert_refused("its kernel was written to", KATA_E_VERSION, "its kernel");
+	close_builder();
+}
+
+/* It was not booted from what its stamp would say. */
+Test(template_stale, a_kernel_that_changes_while_it_is_made_fails_the_making)
+{
+	kata_timeline_entry e = {.size = sizeof(e)};
+	kata_op *op = NULL;
+
+	open_builder(0);
+	fixture_assert_ok(
+		kata_context_set_fail_point(f.context, "template/build:before", KATA_FAIL_DELAY, 500, 0, 1, &err), err);
+	fixture_assert_ok(kata_template_make_begin(builder, &config, NULL, &op, &err), err);
+	while (kata_op_get_timeline_entry(op, 4, &e, NULL) < 0 || !e.end_ns) /* make-room, which notes what is there */
+		usleep(1000);
+	cr_assert_str_eq(e.step, "make-room");
+	write_kernel();
+	fixture_assert_fails(kata_op_wait(op, &err), KATA_E_VERSION, err);
+	cr_assert(strstr(error_text(err), "has changed while the template was made"), "%s", error_text(err));
+	error_clear(&err);
+	kata_op_unref(op);
+	cr_assert_lt(access(path, F_OK), 0, "something is left");
+	assert_clone(1);
 	close_builder();
 }
 
