@@ -46,7 +46,7 @@ typedef struct kata_reservation_config {
 	const char *directory;  /* VM: NULL is its directory in the context's state directory; at most 255 bytes */
 	const char *tap_name;   /* at most 15 bytes; NULL: none */
 	const char *mac;        /* NULL: none */
-	uint32_t cid;           /* of vsock; 0: none */
+	uint32_t cid;           /* of vsock, a guest's: from 3, vsock(7); 0: none */
 	int32_t slot;           /* -1: none */
 	uint64_t flags;         /* KATA_RESERVE_* */
 } kata_reservation_config;

@@ -11,6 +11,7 @@
 #define TAP_MAX 15
 #define DIRECTORY_MAX 255
 #define SLOT_MAX 65535
+#define CID_MIN 3 /* vsock(7): 1 is the local host, 2 the host */
 
 static const char *const kinds[] = {"vm", "storage", "nic"};
 static const char *const states[] = {"intent", "done", "undone"};
@@ -80,6 +81,8 @@ static const char *wrong_form(const kata_reservation *r)
 		return "mac: is no MAC address in lower case";
 	if (r->tap_name[0] && (strchr(r->tap_name, '/') || !kata__text_is_clean(r->tap_name, strlen(r->tap_name))))
 		return "tap_name: is no name of a link";
+	if (r->cid && (r->cid < CID_MIN || r->cid == UINT32_MAX))
+		return "cid: is one of vsock's own: a guest's is from 3 to 4294967294";
 	if (r->directory[0] && r->directory[0] != '/')
 		return "directory: is no absolute path";
 	if (!kata__text_is_clean(r->directory, strlen(r->directory)))

@@ -244,6 +244,8 @@ void persistence_contract_what_is_reserved_is_taken(const struct persistence_kin
 	FAILS(kata_persistence_reserve(w.p, &by_tap, &err), KATA_E_EXISTS);
 	FAILS(kata_persistence_reserve(w.p, &by_mac, &err), KATA_E_EXISTS);
 	FAILS(kata_persistence_reserve(w.p, &by_dir, &err), KATA_E_EXISTS);
+	by_cid.cid = 2; /* the host's */
+	FAILS(kata_persistence_reserve(w.p, &by_cid, &err), KATA_E_INVALID);
 	assert_reservations(&w, "other", "");
 	OK(kata_persistence_settle(w.p, "pod", KATA_RESERVE_NIC, "eth0", KATA_RESERVATION_UNDONE, &err));
 	OK(kata_persistence_reserve(w.p, &by_tap, &err)); /* what was undone holds nothing */
