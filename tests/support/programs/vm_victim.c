@@ -127,6 +127,19 @@ static void released(struct victim *v)
 	v->vm = NULL;
 }
 
+/* Nothing says that the machine is as it was released: all of it is compared. */
+static void released_without_a_copy(struct victim *v)
+{
+	char path[256];
+
+	released(v);
+	snprintf(path, sizeof(path), "%s/vm/victim/released.json", kata_context_get_state_dir(v->context));
+	if (unlink(path) < 0) {
+		perror(path);
+		exit(1);
+	}
+}
+
 /* Running, and its record is in a file, as an owner would store it. */
 static void recorded(struct victim *v)
 {
@@ -238,6 +251,7 @@ static const struct operation {
 	{"resume", start, begin_resume},
 	{"release", with_devices, begin_release},
 	{"rebuild", released, begin_rebuild},
+	{"rebuild-compared", released_without_a_copy, begin_rebuild},
 	{"destroy", with_devices, begin_destroy},
 	{"save", with_devices, begin_save},
 	{"save-recorded", recorded, begin_save},
