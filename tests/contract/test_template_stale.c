@@ -282,6 +282,10 @@ Test(template_stale, what_changes_while_it_is_in_use_is_seen_by_the_next_build)
 	assert_clone(2);
 	write_kernel();
 	assert_refused("its kernel was written to", KATA_E_VERSION, "its kernel");
+	fixture_assert_ok(kata_template_make(builder, &config, NULL, &err), err);
+	assert_clone(3);
+	change_vmm();
+	assert_refused("another VMM binary", KATA_E_VERSION, "its VMM");
 	close_builder();
 }
 

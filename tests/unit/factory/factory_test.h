@@ -89,9 +89,12 @@ static KATA__UNUSED kata_vm *world_build(struct world *w, const char *id)
 {
 	kata_vm_config c = w->config;
 	kata_vm *vm = NULL;
+	char mark[256];
 
 	c.id = id;
 	fixture_assert_ok(kata_vm_builder_build(w->cache, &c, NULL, NULL, &vm, &w->err), w->err);
+	snprintf(mark, sizeof(mark), "%s/vm/%s/pooled", w->f.state_dir, kata_vm_get_id(vm));
+	cr_assert_neq(access(mark, F_OK), 0, "recovery would take it for stock");
 	return vm;
 }
 
