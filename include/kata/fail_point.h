@@ -13,6 +13,9 @@
 extern "C" {
 #endif
 
+/* The name of every point: with KILL and `skip` counted up from 0, a test dies at each step of whatever it does. */
+#define KATA_FAIL_ANYWHERE "*/*:*"
+
 typedef enum kata_fail_action {
 	KATA_FAIL_ERROR = 0, /* the step fails with INJECTED (":after": it did its work, and is undone) */
 	KATA_FAIL_HANG = 1,  /* the step never completes: the deadline or a cancel ends the op */

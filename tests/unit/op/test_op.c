@@ -345,14 +345,15 @@ Test(op, a_step_may_skip_the_rest)
 	cr_expect_str_eq(t.text, "as");
 }
 
+#define CASES 6
+static const struct {
+	const char *point, *trace;
+} cases[CASES] = {{"three/a:before", ""},    {"three/a:after", "aA"},    {"three/b:before", "aA"},
+		  {"three/b:after", "abBA"}, {"three/c:before", "abBA"}, {"three/c:after", "abcBA"}};
+
 Test(op, every_fail_point_fails_its_step_and_takes_back_what_was_done)
 {
-	static const struct {
-		const char *point, *trace;
-	} cases[] = {{"three/a:before", ""},    {"three/a:after", "aA"},    {"three/b:before", "aA"},
-		     {"three/b:after", "abBA"}, {"three/c:before", "abBA"}, {"three/c:after", "abcBA"}};
-
-	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+	for (size_t i = 0; i < CASES; i++) {
 		struct trace t = {0};
 		kata_error *err = NULL;
 		char step[32];
@@ -387,6 +388,17 @@ Test(op, a_delaying_fail_point_delays)
 	cr_expect_eq(run_table(&three, &t, 0, NULL), 0);
 	cr_expect_str_eq(t.text, "abc");
 	cr_expect_geq(kata__now_ns() - begin, 60u * 1000000u);
+}
+
+Test(op, a_fail_point_anywhere_counts_every_pass)
+{
+	for (uint32_t i = 0; i < CASES; i++) {
+		struct trace t = {0};
+
+		cr_assert_eq(kata_context_set_fail_point(ctx, KATA_FAIL_ANYWHERE, KATA_FAIL_ERROR, 0, i, 1, NULL), 0);
+		cr_expect_eq(run_table(&three, &t, 0, NULL), KATA_E_INJECTED);
+		cr_expect_str_eq(t.text, cases[i].trace, "pass %u", i);
+	}
 }
 
 Test(op, a_fail_point_acts_on_the_pass_it_was_asked_for)
