@@ -571,7 +571,7 @@ Test(vm_handover, what_a_dead_owner_was_doing_is_settled_by_the_next)
 {
 	kata_storage *added, *gone;
 	kata_error *err = NULL;
-	int out[2], in[2], rc = -1;
+	int out[2], in[2];
 	struct machine m;
 	struct other o;
 	char *json, *path;
@@ -598,13 +598,8 @@ Test(vm_handover, what_a_dead_owner_was_doing_is_settled_by_the_next)
 	path = fixture_make_raw(&m.f, "other.raw", 1 << 20);
 	added = fixture_storage("added", path, KATA_STORAGE_VIRTIO_BLK);
 	free(path);
-	for (int i = 0; i < 300 && rc; i++) { /* the guest lets go of the stray when it has booted */
-		error_clear(&err);
-		rc = kata_vm_add_storage(m.vm, added, NULL, &err);
-		if (rc)
-			usleep(100000);
-	}
-	cr_assert_eq(rc, 0, "%s", error_text(err));
+	/* Waits for the guest, which lets go of the stray when it has booted. */
+	fixture_assert_ok(kata_vm_add_storage(m.vm, added, NULL, &err), err);
 	fixture_assert_ok(kata_vm_remove_storage(m.vm, "kept", NULL, &err), err);
 	machine_destroy(&m);
 	kata_storage_unref(added);

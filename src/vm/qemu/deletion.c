@@ -92,8 +92,8 @@ void kata__qemu_on_deleted(struct kata__qemu *q, const char *name)
 	struct kata__qemu_waiter *w = find_waiter(q, name);
 
 	if (!w) {
-		kata__qemu_note_lost(q, name);
-		kata__qemu_stray_deleted(q, name);
+		if (!kata__qemu_stray_deleted(q, name))
+			kata__qemu_note_lost(q, name);
 		return;
 	}
 	w->deleted = true;

@@ -130,6 +130,8 @@ int kata__qemu_undo_device_add(kata_op *op, kata_error **err);
 int kata__qemu_step_device_del(kata_op *op, kata_error **err);
 void kata__qemu_finish_plug(kata_op *op, int status, kata_error **error);
 bool kata__qemu_is_block_device(int fd);
+/* Of the disk or NIC that the op is about. */
+void kata__qemu_device_name(const kata_op *op, char out[KATA__QEMU_NAME_MAX]);
 /* Check of what opens a disk: BUSY with the storage and its file where somebody else has it locked. */
 int kata__qemu_check_lock(kata_op *op, const json_t *value, kata_error **err);
 bool kata__qemu_says_locked(const char *text);
@@ -152,8 +154,9 @@ void kata__qemu_note_lost(struct kata__qemu *q, const char *name);
 void kata__qemu_fail_waiters(struct kata__qemu *q, const kata_error *why);
 
 /*
- * When a root port may be used again (ports.c). await_port is the end of the step that reserves it: DONE, or WAIT while
- * the guest may be busy with what left the port just now; its cancel.
+ * When a root port may be used again (ports.c). await_port is the end of the step that reserves it, or a LUN: DONE, or
+ * WAIT while the guest may be busy with what left the port just now, or while what a dead owner left is in the way; its
+ * cancel.
  */
 int kata__qemu_await_port(kata_op *op, kata_error **err);
 void kata__qemu_cancel_await_port(kata_op *op);
@@ -211,7 +214,11 @@ void kata__qemu_look_for_lost_later(struct kata__qemu *q);
 void kata__qemu_look_for_lost(struct kata__qemu *q); /* now: the connection is there */
 /* The device of that name is not the recorded one: it was plugged by an owner that died before it stored that. */
 int kata__qemu_plugged_anew(kata_op *op, const char *name, kata_error **err);
-void kata__qemu_stray_deleted(struct kata__qemu *q, const char *name);
+/* False: there is none of that name. */
+bool kata__qemu_stray_deleted(struct kata__qemu *q, const char *name);
+/* Whether what dead owners left stands in the way of a device of that name in QEMU: 0, WAIT until
+ * kata__qemu_look_at_ports, or BUSY: it does not go by itself. */
+int kata__qemu_check_strays(const kata_op *op, const char *name, kata_error **err);
 void kata__qemu_forget_strays(struct kata__qemu *q);
 
 /* Reaps a child of ours that was let go, when it ends (reaper.c). Takes the pidfd. */

@@ -12,7 +12,7 @@ bool kata__qemu_is_block_device(int fd)
 	return fd >= 0 && fstat(fd, &st) == 0 && S_ISBLK(st.st_mode);
 }
 
-static void device_name(kata_op *op, char out[KATA__QEMU_NAME_MAX])
+void kata__qemu_device_name(const kata_op *op, char out[KATA__QEMU_NAME_MAX])
 {
 	const struct kata__vm_op *d = kata__vm_op_data(op);
 
@@ -64,7 +64,7 @@ int kata__qemu_undo_device_add(kata_op *op, kata_error **err)
 {
 	char name[KATA__QEMU_NAME_MAX];
 
-	device_name(op, name);
+	kata__qemu_device_name(op, name);
 	return kata__qemu_undo_device(op, name, err);
 }
 
@@ -72,7 +72,7 @@ int kata__qemu_step_device_del(kata_op *op, kata_error **err)
 {
 	char name[KATA__QEMU_NAME_MAX];
 
-	device_name(op, name);
+	kata__qemu_device_name(op, name);
 	return kata__qemu_request_deletion(op, name, err);
 }
 

@@ -14,6 +14,8 @@
  * must do, since nothing else tells how far the guest is: as much as it took for its last answer, or more.
  *
  * A device that is lost nevertheless is diverged (kata__vm_device_lost).
+ *
+ * What dead owners left is waited for here too (reconcile.c): a device of the same name, nodes that hold an image open.
  */
 #include "vm/qemu/machine.h"
 
@@ -84,17 +86,33 @@ static void end_wait(struct kata__qemu_port_wait *w, int status, kata_error *tak
 	free_wait(w);
 }
 
+/* 0: now. WAIT: until then, or (KATA__NEVER) until it is looked at again. */
+static int check(const kata_op *op, uint64_t *ret_ns, kata_error **err)
+{
+	char name[KATA__QEMU_NAME_MAX];
+	int rc;
+
+	kata__qemu_device_name(op, name);
+	rc = kata__qemu_check_strays(op, name, err);
+	*ret_ns = rc == KATA__STEP_WAIT ? KATA__NEVER : 0;
+	if (rc == 0 && kata__qemu_uses_port(op))
+		*ret_ns = usable_at(op);
+	return rc == 0 && *ret_ns > kata__now_ns() ? KATA__STEP_WAIT : rc;
+}
+
 static void look_again(void *user);
 
 /* 0, WAIT, or < 0. */
 static int look(struct kata__qemu_port_wait *w, kata_error **err)
 {
-	uint64_t at_ns = usable_at(w->op);
-	int rc;
+	uint64_t at_ns;
+	int rc = check(w->op, &at_ns, err);
 
-	if (at_ns <= kata__now_ns())
-		return 0;
+	if (rc != KATA__STEP_WAIT)
+		return rc;
 	kata__timer_remove(kata__take_ptr(w->timer));
+	if (at_ns == KATA__NEVER)
+		return KATA__STEP_WAIT;
 	rc = kata__timer_add(kata__context_loop(w->q->vm->ctx), at_ns, look_again, w, &w->timer, err);
 	return rc < 0 ? rc : KATA__STEP_WAIT;
 }
@@ -139,10 +157,11 @@ int kata__qemu_await_port(kata_op *op, kata_error **err)
 {
 	struct kata__qemu *q = kata__qemu_of_op(op);
 	struct kata__qemu_port_wait *w;
-	int rc;
+	uint64_t at_ns;
+	int rc = check(op, &at_ns, err);
 
-	if (!kata__qemu_uses_port(op) || !usable_at(op))
-		return KATA__STEP_DONE;
+	if (rc != KATA__STEP_WAIT)
+		return rc;
 	w = calloc(1, sizeof(*w));
 	if (!w)
 		return kata__fail_no_memory(err);

@@ -95,6 +95,8 @@ static struct kata__slots *slots_of(const struct kata__qemu_clearing *c)
 
 static void free_clearing(struct kata__qemu_clearing *c)
 {
+	struct kata__qemu *q = c->q;
+
 	for (struct kata__qemu_clearing **at = &c->q->clearings; *at; at = &(*at)->next) {
 		if (*at != c)
 			continue;
@@ -103,6 +105,7 @@ static void free_clearing(struct kata__qemu_clearing *c)
 	}
 	kata__timer_remove(c->again);
 	free(c);
+	kata__qemu_look_at_ports(q);
 }
 
 static void end_clearing(struct kata__qemu_clearing *c)
@@ -167,12 +170,13 @@ struct deletion {
 	char name[KATA__QEMU_NAME_MAX];
 };
 
-/* The event may have passed on a connection that broke. */
+/* That QEMU does not know it any more is said before the event, which would be taken for the next of that name; but
+ * the event may have passed on a connection that broke. */
 static void on_deletion_reply(void *user, const json_t *value, kata_error *take_err)
 {
 	struct deletion *d = user;
 
-	if (kata__qemu_says_absent(take_err))
+	if (d->q->connections > 1 && kata__qemu_says_absent(take_err))
 		kata__qemu_stray_deleted(d->q, d->name);
 	kata_error_free(take_err);
 	free(d);
@@ -227,7 +231,7 @@ void kata__qemu_forget_strays(struct kata__qemu *q)
 	}
 }
 
-void kata__qemu_stray_deleted(struct kata__qemu *q, const char *name)
+bool kata__qemu_stray_deleted(struct kata__qemu *q, const char *name)
 {
 	for (struct kata__qemu_stray **at = &q->strays; *at; at = &(*at)->next) {
 		struct kata__qemu_stray *s = *at;
@@ -238,8 +242,27 @@ void kata__qemu_stray_deleted(struct kata__qemu *q, const char *name)
 		if (s->port >= 0)
 			clear_slot(q, 'b', s->port);
 		free(s);
-		return;
+		kata__qemu_look_at_ports(q);
+		return true;
 	}
+	return false;
+}
+
+int kata__qemu_check_strays(const kata_op *op, const char *name, kata_error **err)
+{
+	struct kata__qemu *q = kata__qemu_of_op(op);
+
+	for (const struct kata__qemu_stray *s = q->strays; s && !q->exited; s = s->next) {
+		if (strcmp(s->name, name) != 0)
+			continue;
+		if (s->port < 0 || kata_vm_get_state(q->vm) != KATA_VM_PAUSED)
+			return KATA__STEP_WAIT;
+		return kata__fail(err, KATA_E_BUSY, CALLER,
+				  "'%s' is what an owner who died has plugged and not stored: it is being taken back, "
+				  "but the guest is paused and cannot let go of it: resume it, or use another id",
+				  name + 2);
+	}
+	return q->clearings && !q->exited ? KATA__STEP_WAIT : 0;
 }
 
 static int add_stray(struct kata__qemu *q, const char *name, kata_error **err)
