@@ -76,9 +76,10 @@ KATA_API int kata_persistence_store_sandbox(kata_persistence *persistence, kata_
  * holds the record. */
 KATA_API int kata_persistence_release_sandbox(kata_persistence *persistence, kata_sandbox *sandbox,
 					      const kata_op_options *options, char **ret_json, kata_error **err);
-/* Takes the recorded sandbox over: rebuilds VM and agent, raises its epoch, stores it. agent_builder NULL: direct. On
- * failure the row is as before (where the store cannot be written any more its epoch stays raised, which hinders
- * nobody). NOT_FOUND; FENCED: a living process owns it; statuses of kata_vm_builder_build_from_released. */
+/* Takes the recorded sandbox over: rebuilds VM and agent, raises its epoch, stores it. agent_builder NULL: direct; of a
+ * sandbox that is paused it connects when that is resumed, and must live until then. On failure the row is as before
+ * (where the store cannot be written any more its epoch stays raised, which hinders nobody). NOT_FOUND; FENCED: a
+ * living process owns it; statuses of kata_vm_builder_build_from_released. */
 KATA_API int kata_persistence_obtain_sandbox(kata_persistence *persistence, const char *id, kata_vm_builder *vm_builder,
 					     kata_agent_builder *agent_builder, const kata_op_options *options,
 					     kata_sandbox **ret_sandbox, kata_error **err);

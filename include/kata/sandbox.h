@@ -156,7 +156,8 @@ typedef struct kata_container_config {
 		sizeof(kata_container_config), NULL, NULL, 0                                                           \
 	}
 
-/* Creates a container; its process waits for the start. INVALID (the spec: which field), NOT_FOUND (a storage that is
+/* Creates a container; its process waits for the start. One of that id that an owner who died had made, and not lived
+ * to store, is ended first (libkata's agent). INVALID (the spec: which field), NOT_FOUND (a storage that is
  * not plugged), EXISTS, GUEST. States: RUNNING. */
 KATA_API int kata_sandbox_add_container(kata_sandbox *sandbox, const kata_container_config *config,
 					const kata_op_options *options, kata_error **err);
@@ -168,7 +169,8 @@ KATA_API int kata_sandbox_add_container_begin(kata_sandbox *sandbox, const kata_
 KATA_API int kata_sandbox_start_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
 					  kata_error **err);
 /* Kills what runs in it and removes it. Its storages stay plugged. Succeeds where the guest has no such container any
- * more: so call it again after a TIMEOUT, and on what an owner left who died before he stored the removal. NOT_FOUND
+ * more: so call it again after a TIMEOUT, and on what an owner left who died before he stored the removal. In a sandbox
+ * that was taken over it ends one, too, that a dead owner had made and not lived to store (libkata's agent). NOT_FOUND
  * (it is not in the sandbox), GUEST. States: RUNNING. */
 KATA_API int kata_sandbox_remove_container(kata_sandbox *sandbox, const char *id, const kata_op_options *options,
 					   kata_error **err);
@@ -253,7 +255,8 @@ KATA_API int kata_sandbox_release(kata_sandbox *sandbox, const kata_op_options *
 KATA_API int kata_sandbox_release_begin(kata_sandbox *sandbox, const kata_op_options *options, kata_op **ret_op,
 					kata_error **err);
 /* From such a record: `length` bytes at `json`, a NUL is not needed. It is hostile input. Statuses of
- * kata_vm_builder_build_from_released. agent_builder NULL: direct. Blocking. */
+ * kata_vm_builder_build_from_released. agent_builder NULL: direct; of a sandbox that is paused it connects when that is
+ * resumed, and must live until then. Blocking. */
 KATA_API int kata_sandbox_build_from_released(kata_context *context, const char *json, size_t length,
 					      kata_vm_builder *vm_builder, kata_agent_builder *agent_builder,
 					      const kata_op_options *options, kata_sandbox **ret_sandbox,

@@ -36,17 +36,28 @@ static void free_container_op(void *data)
 	free(o);
 }
 
-static int simple_call(kata_op *op, kata_agent_method method, kata_error **err)
+static int call_guest(kata_op *op, kata_agent_method method, kata_error **err)
 {
 	kata_agent_request request = {.size = sizeof(request), .method = method};
+
+	request.container_id = data_of(op)->id;
+	return kata__sandbox_call(op, &request, err);
+}
+
+static int simple_call(kata_op *op, kata_agent_method method, kata_error **err)
+{
 	struct container_op *o = data_of(op);
 	struct kata__container *c;
 	int rc = kata__container_get(o->base.sandbox, o->id, &c, err);
 
-	if (rc < 0)
-		return rc;
-	request.container_id = o->id;
-	return kata__sandbox_call(op, &request, err);
+	return rc < 0 ? rc : call_guest(op, method, err);
+}
+
+/* Containers that an owner made, who died before he stored them. Another agent than ours does not tell that it has none
+ * of a name. */
+static bool may_have_unknown(const kata_sandbox *s)
+{
+	return s->taken_over && s->agent && kata_agent_has_guest_service(s->agent);
 }
 
 /* ---- add: the storages it names, as the agent mounts them */
@@ -180,6 +191,14 @@ static int step_unreserve(kata_op *op, kata_error **err)
 	return KATA__STEP_DONE;
 }
 
+static int step_end_unknown(kata_op *op, kata_error **err)
+{
+	if (!may_have_unknown(kata__sandbox_of(op)))
+		return KATA__STEP_DONE;
+	kata__op_forgive_child(op, KATA_E_NOT_FOUND);
+	return call_guest(op, KATA_AGENT_REMOVE_CONTAINER, err);
+}
+
 static int step_create(kata_op *op, kata_error **err)
 {
 	kata_agent_request request = {.size = sizeof(request), .method = KATA_AGENT_CREATE_CONTAINER};
@@ -235,6 +254,10 @@ static int step_start(kata_op *op, kata_error **err)
  * before he stored that. */
 static int step_remove(kata_op *op, kata_error **err)
 {
+	kata_sandbox *s = kata__sandbox_of(op);
+
+	if (!kata__container_find(s, data_of(op)->id) && may_have_unknown(s))
+		return call_guest(op, KATA_AGENT_REMOVE_CONTAINER, err);
 	kata__op_forgive_child(op, KATA_E_NOT_FOUND);
 	return simple_call(op, KATA_AGENT_REMOVE_CONTAINER, err);
 }
@@ -312,6 +335,7 @@ static void finish_stats(kata_op *op, int status, kata_error **error)
 
 static const struct kata__step add_steps[] = {
 	{.name = "reserve", .run = step_reserve, .undo = step_unreserve},
+	{.name = "end-unknown", .run = step_end_unknown},
 	{.name = "create", .run = step_create, .undo = step_uncreate, .flags = KATA__STEP_UNCERTAIN},
 	{.name = "show", .run = step_show},
 };

@@ -208,6 +208,7 @@ static void finish_resume(kata_op *op, int status, kata_error **error)
 
 	if (status == 0) {
 		kata__life_adopt_agent(op);
+		s->agent_builder = NULL;
 		kata__sandbox_move_state(s, KATA_SANDBOX_PAUSED, KATA_SANDBOX_RUNNING);
 	}
 	kata__sandbox_op_end(op, status);

@@ -150,11 +150,13 @@ static void finish_rebuild(kata_op *op, int status, kata_error **error)
 	if (status < 0) {
 		kata__sandbox_move_state(s, KATA_SANDBOX_OBTAINING, KATA_SANDBOX_RELEASED);
 	} else {
+		s->taken_over = true;
 		kata__sandbox_move_state(s, KATA_SANDBOX_OBTAINING,
 					 state == KATA_VM_PAUSED ? KATA_SANDBOX_PAUSED : KATA_SANDBOX_RUNNING);
 		if (state == KATA_VM_PAUSED) {
-			/* What continues the agent is needed until it is connected. */
+			/* What continues the agent, and by whom, is needed until it is connected. */
 			s->agent_json = kata__take_ptr(l->record->agent_json);
+			s->agent_builder = l->agent_builder;
 		}
 		if (state == KATA_VM_ENDED)
 			kata__sandbox_ended(s);

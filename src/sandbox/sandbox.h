@@ -52,11 +52,12 @@ struct kata_sandbox {
 	char *hostname;
 	char **dns;
 	kata_vm *vm;                       /* referenced; set once */
-	kata_agent_builder *agent_builder; /* the caller's, until the start has ended; NULL: direct */
+	kata_agent_builder *agent_builder; /* the caller's, until the agent is connected; NULL: direct */
 
 	/* [leader] */
 	bool listening;    /* to the VM's end */
 	bool suspended;    /* a release is under way: reads and waits of processes make no new call */
+	bool taken_over;   /* by its record: the guest may have containers that a dead owner did not live to store */
 	bool custom_agent; /* made by a builder of the caller's own, which is not at hand later */
 	struct kata__sandbox_leaving *leaving;
 

@@ -7,6 +7,8 @@
 #include <kata/reconcile.h>
 #include <sqlite3.h>
 
+#include "support/yes_agent.h"
+
 struct book {
 	sqlite3 *db;
 	kata_persistence *p;
@@ -139,6 +141,34 @@ Test(sandbox_records, a_paused_sandbox_is_released_paused_and_answers_once_resum
 	fixture_assert_ok(kata_sandbox_resume(k.s, NULL, &err), err);
 	kit_exec(&k, "c1", "e1", "\"exit\",\"0\"");
 	cr_assert_eq(kit_wait(&k, "c1", "e1"), 0);
+	kit_deinit(&k);
+}
+
+Test(sandbox_records, one_that_is_taken_over_paused_is_resumed_with_the_agent_builder_it_was_taken_over_with)
+{
+	struct kit k;
+	kata_agent_builder *agents = NULL;
+	kata_sandbox *next = NULL;
+	kata_agent *agent;
+	char *json = NULL;
+	kata_error *err = NULL;
+
+	kit_init(&k);
+	fixture_assert_ok(yes_agent_builder_new(k.f.context, &agents, &err), err);
+	fixture_assert_ok(kata_sandbox_pause(k.s, NULL, &err), err);
+	fixture_assert_ok(kata_sandbox_release(k.s, NULL, &json, &err), err);
+	kata_sandbox_unref(k.s);
+	fixture_assert_ok(
+		kata_sandbox_build_from_released(k.f.context, json, strlen(json), k.builder, agents, NULL, &next, &err),
+		err);
+	free(json);
+	k.s = next;
+	KIT_ASSERT_STATE(&k, KATA_SANDBOX_PAUSED);
+	fixture_assert_ok(kata_sandbox_resume(k.s, NULL, &err), err);
+	agent = kata_sandbox_get_agent(k.s);
+	cr_assert_str_eq(kata_agent_get_version(agent), "", "it is the guest's, connected directly");
+	kata_agent_unref(agent);
+	kata_agent_builder_free(agents);
 	kit_deinit(&k);
 }
 

@@ -283,10 +283,20 @@ static bool try_parked(struct kata__mock_agent *a, uint64_t now_ns)
 	return any;
 }
 
+static bool is_there(void *user, const char *kind, const char *address)
+{
+	const struct kata__mock_agent *a = user;
+	char name[32];
+	uint64_t size;
+
+	return a->host.find_device(a->user, kind, address, name, &size);
+}
+
 void kata__mock_agent_changed(struct kata__mock_agent *a)
 {
 	uint64_t now_ns = kata__now_ns();
 
+	kata__mock_guest_lose_mounts(&a->guest, is_there, a);
 	do
 		kata__mock_guest_run(&a->guest, now_ns);
 	while (a->calls && try_parked(a, now_ns));

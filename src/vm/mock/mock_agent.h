@@ -45,7 +45,8 @@ int kata__mock_agent_input(struct kata__mock_agent *a, const void *data, size_t 
 struct kata__buffer *kata__mock_agent_output(struct kata__mock_agent *a);
 #define KATA__MOCK_AGENT_BACKLOG (1u << 20)
 void kata__mock_agent_reset(struct kata__mock_agent *a);
-/* Something changed outside: a device came, the deadline passed, output was consumed. Goes on with what waits. */
+/* Something changed outside: a device came or went, the deadline passed, output was consumed. Goes on with what waits.
+ */
 void kata__mock_agent_changed(struct kata__mock_agent *a);
 /* CLOCK_MONOTONIC in ns, KATA__NEVER. */
 uint64_t kata__mock_agent_deadline(const struct kata__mock_agent *a);

@@ -8,16 +8,20 @@
 
 #include "base/text.h"
 
+static struct kata__mock_mount *free_mount(struct kata__mock_mount *m)
+{
+	struct kata__mock_mount *next = m->next;
+
+	free(m->kind);
+	free(m->address);
+	free(m);
+	return next;
+}
+
 static void free_mounts(struct kata__mock_mount *m)
 {
-	while (m) {
-		struct kata__mock_mount *next = m->next;
-
-		free(m->kind);
-		free(m->address);
-		free(m);
-		m = next;
-	}
+	while (m)
+		m = free_mount(m);
 }
 
 static void free_container(struct kata__mock_container *c)
@@ -142,6 +146,23 @@ bool kata__mock_guest_has_mounted(const struct kata__mock_guest *g, const char *
 		if (is_in(c->mounts, kind, address))
 			return true;
 	return false;
+}
+
+static void lose_mounts(struct kata__mock_mount **at, bool (*is_there)(void *, const char *, const char *), void *user)
+{
+	while (*at)
+		if (is_there(user, (*at)->kind, (*at)->address))
+			at = &(*at)->next;
+		else
+			*at = free_mount(*at);
+}
+
+void kata__mock_guest_lose_mounts(struct kata__mock_guest *g,
+				  bool (*is_there)(void *user, const char *kind, const char *address), void *user)
+{
+	lose_mounts(&g->mounts, is_there, user);
+	for (struct kata__mock_container *c = g->containers; c; c = c->next)
+		lose_mounts(&c->mounts, is_there, user);
 }
 
 struct kata__mock_process *kata__mock_container_find(const struct kata__mock_container *c, const char *exec_id)

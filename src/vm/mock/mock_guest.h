@@ -41,6 +41,9 @@ void kata__mock_guest_run(struct kata__mock_guest *g, uint64_t now_ns);
 uint64_t kata__mock_guest_deadline(const struct kata__mock_guest *g);
 /* False when out of memory. */
 bool kata__mock_mount_add(struct kata__mock_mount **list, const char *kind, const char *address);
+/* A device that is away takes its mounts with it; `is_there` is asked of each. */
+void kata__mock_guest_lose_mounts(struct kata__mock_guest *g,
+				  bool (*is_there)(void *user, const char *kind, const char *address), void *user);
 bool kata__mock_guest_has_mounted(const struct kata__mock_guest *g, const char *kind, const char *address);
 
 /* exec_id "" is the init process. */

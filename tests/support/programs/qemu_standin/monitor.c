@@ -300,6 +300,7 @@ static void let_go(struct standin *s)
 		*strrchr(path, '/') = 0;
 		monitor_event(s, "DEVICE_DELETED", json_pack("{s:s, s:s}", "device", d->id, "path", path));
 		model_device_remove(&s->model, d);
+		port_machine_changed(s);
 	}
 }
 
