@@ -2,142 +2,66 @@
 /*
  * A process that drives a sandbox is killed at every step of every operation in turn; another one recovers. Afterwards
  * each sandbox is attachable or wholly gone. The VMM is the stand-in, which outlives its starter as QEMU does.
- *
- * The victims are forked, from a process that has no context and no thread yet: a program of its own would have to
- * repeat this file's set-up.
  */
 #include <criterion/criterion.h>
 #include <kata/fail_point.h>
-#include <kata/recover.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "support/fixture.h"
+#include "support/recover_scene.h"
 
-#define STEPS_MAX 96
+/* ---- the victim */
 
-/* Shared with the victims. */
-struct board {
-	char points[STEPS_MAX][96];
-	size_t count;
-	bool reached; /* the victim came to the operation under test */
-	char problem[512];
-	char json[65536]; /* the released record, where there is one */
-};
-
-struct scene {
-	struct fixture f;
-	struct board *board;
-	char *kernel, *binary, *disk;
-};
-
-static void scene_init(struct scene *sc)
-{
-	memset(sc, 0, sizeof(*sc));
-#ifdef __SANITIZE_THREAD__
-	cr_skip_test(
-		"ThreadSanitizer sees no synchronisation in a child of its own fork and reports races that are none");
-#endif
-	fixture_init(&sc->f, false, 0);
-	sc->kernel = fixture_make_kernel(&sc->f);
-	sc->binary = fixture_make_standin(&sc->f, NULL);
-	sc->disk = fixture_make_raw(&sc->f, "disk", 1 << 20);
-	sc->board = mmap(NULL, sizeof(*sc->board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	cr_assert_neq(sc->board, MAP_FAILED);
-}
-
-static void scene_deinit(struct scene *sc)
-{
-	munmap(sc->board, sizeof(*sc->board));
-	free(sc->kernel);
-	free(sc->binary);
-	free(sc->disk);
-	fixture_deinit(&sc->f);
-}
-
-/* ---- the victim; it has no Criterion, so it notes problems on the board */
-
-struct actor {
-	struct scene *sc;
-	kata_context *context;
-	kata_vm_builder *builder;
+struct owner {
+	struct actor a;
 	kata_sandbox *s;
 };
 
-static bool ok(struct actor *a, int rc, kata_error *err)
+static void make_sandbox(struct owner *o)
 {
-	if (rc < 0)
-		snprintf(a->sc->board->problem, sizeof(a->sc->board->problem), "%s", error_text(err));
-	return rc == 0;
-}
-
-static bool open_builder(struct actor *a)
-{
-	kata_context_options context_options = KATA_CONTEXT_OPTIONS_INIT;
-	kata_qemu_options options = KATA_QEMU_OPTIONS_INIT;
+	kata_vm_config config = actor_config(&o->a, "vm");
 	kata_error *err = NULL;
 
-	context_options.state_dir = a->sc->f.state_dir;
-	options.binary = a->sc->binary;
-	options.accelerator = KATA_ACCELERATOR_TCG;
-	return ok(a, kata_context_new(&context_options, &a->context, &err), err) &&
-	       ok(a, kata_vm_builder_new_qemu(a->context, &options, &a->builder, &err), err);
+	MUST(&o->a, kata_sandbox_create(o->a.context, NULL, o->a.builder, &config, NULL, NULL, &o->s, &err));
 }
 
-static bool make_sandbox(struct actor *a)
+static void start_sandbox(struct owner *o)
 {
-	kata_vm_config config = KATA_VM_CONFIG_INIT;
 	kata_error *err = NULL;
 
-	config.id = "vm";
-	config.kernel = a->sc->kernel;
-	config.initrd = a->sc->kernel;
-	config.memory_mib = 64;
-	return ok(a, kata_sandbox_create(a->context, NULL, a->builder, &config, NULL, NULL, &a->s, &err), err);
+	make_sandbox(o);
+	MUST(&o->a, kata_sandbox_start(o->s, NULL, &err));
 }
 
-/* Begins the operation under test; preparations are made before. NULL op: it is not of the sandbox but of its VM. */
+/* Begins the operation under test; preparations are made before. */
 struct play {
 	const char *name;
-	bool (*prepare)(struct actor *a);
-	int (*begin)(struct actor *a, kata_op **op, kata_error **err);
+	void (*prepare)(struct owner *o);
+	int (*begin)(struct owner *o, kata_op **op, kata_error **err);
 };
 
-static bool prepare_nothing(struct actor *a)
+static int begin_start(struct owner *o, kata_op **op, kata_error **err)
 {
-	return make_sandbox(a);
+	return kata_sandbox_start_begin(o->s, NULL, op, err);
 }
 
-static bool prepare_started(struct actor *a)
+static int begin_vm_start(struct owner *o, kata_op **op, kata_error **err)
 {
-	kata_error *err = NULL;
-
-	return make_sandbox(a) && ok(a, kata_sandbox_start(a->s, NULL, &err), err);
-}
-
-static int begin_start(struct actor *a, kata_op **op, kata_error **err)
-{
-	return kata_sandbox_start_begin(a->s, NULL, op, err);
-}
-
-static int begin_vm_start(struct actor *a, kata_op **op, kata_error **err)
-{
-	kata_vm *vm = kata_sandbox_get_vm(a->s);
+	kata_vm *vm = kata_sandbox_get_vm(o->s);
 	int rc = kata_vm_start_begin(vm, NULL, op, err);
 
 	kata_vm_unref(vm);
 	return rc;
 }
 
-static int begin_plug(struct actor *a, kata_op **op, kata_error **err)
+static int begin_plug(struct owner *o, kata_op **op, kata_error **err)
 {
-	kata_storage *storage = fixture_storage("disk", a->sc->disk, KATA_STORAGE_VIRTIO_BLK);
-	kata_vm *vm = kata_sandbox_get_vm(a->s);
+	kata_storage *storage = fixture_storage("disk", o->a.sc->disk, KATA_STORAGE_VIRTIO_BLK);
+	kata_vm *vm = kata_sandbox_get_vm(o->s);
 	int rc = kata_vm_add_storage_begin(vm, storage, NULL, op, err);
 
 	kata_vm_unref(vm);
@@ -145,15 +69,15 @@ static int begin_plug(struct actor *a, kata_op **op, kata_error **err)
 	return rc;
 }
 
-static int begin_release(struct actor *a, kata_op **op, kata_error **err)
+static int begin_release(struct owner *o, kata_op **op, kata_error **err)
 {
-	return kata_sandbox_release_begin(a->s, NULL, op, err);
+	return kata_sandbox_release_begin(o->s, NULL, op, err);
 }
 
-static int begin_vm_release(struct actor *a, kata_op **op, kata_error **err)
+static int begin_vm_release(struct owner *o, kata_op **op, kata_error **err)
 {
-	kata_agent *agent = kata_sandbox_get_agent(a->s);
-	kata_vm *vm = kata_sandbox_get_vm(a->s);
+	kata_agent *agent = kata_sandbox_get_agent(o->s);
+	kata_vm *vm = kata_sandbox_get_vm(o->s);
 	char *json = NULL;
 	int rc = kata_agent_release(agent, &json, err);
 
@@ -165,334 +89,285 @@ static int begin_vm_release(struct actor *a, kata_op **op, kata_error **err)
 	return rc;
 }
 
-static int begin_vm_destroy(struct actor *a, kata_op **op, kata_error **err)
+static int begin_vm_destroy(struct owner *o, kata_op **op, kata_error **err)
 {
-	kata_vm *vm = kata_sandbox_get_vm(a->s);
+	kata_vm *vm = kata_sandbox_get_vm(o->s);
 	int rc = kata_vm_destroy_begin(vm, NULL, op, err);
 
 	kata_vm_unref(vm);
 	return rc;
 }
 
-/* Released, then taken back. */
-static bool prepare_released(struct actor *a)
+/* Taken back by the operation under test. */
+static void release_sandbox(struct owner *o)
 {
 	kata_error *err = NULL;
 	char *json = NULL;
 	kata_vm *vm;
-	bool good;
 
-	if (!prepare_started(a) || !ok(a, kata_sandbox_release(a->s, NULL, NULL, &err), err))
-		return false;
-	vm = kata_sandbox_get_vm(a->s);
-	good = ok(a, kata_vm_dump(vm, &json, &err), err);
-	if (good)
-		snprintf(a->sc->board->json, sizeof(a->sc->board->json), "%s", json);
+	start_sandbox(o);
+	MUST(&o->a, kata_sandbox_release(o->s, NULL, NULL, &err));
+	vm = kata_sandbox_get_vm(o->s);
+	MUST(&o->a, kata_vm_dump(vm, &json, &err));
+	snprintf(o->a.sc->board->record, sizeof(o->a.sc->board->record), "%s", json);
 	free(json);
 	kata_vm_unref(vm);
-	kata_sandbox_unref(a->s);
-	a->s = NULL;
-	return good;
+	kata_sandbox_unref(o->s);
+	o->s = NULL;
 }
 
-static int begin_rebuild(struct actor *a, kata_op **op, kata_error **err)
+static int begin_rebuild(struct owner *o, kata_op **op, kata_error **err)
 {
-	const char *json = a->sc->board->json;
+	const char *json = o->a.sc->board->record;
 	kata_vm *vm = NULL;
 
-	return kata_vm_builder_build_from_released_begin(a->builder, json, strlen(json), NULL, &vm, op, err);
+	return kata_vm_builder_build_from_released_begin(o->a.builder, json, strlen(json), NULL, &vm, op, err);
 }
 
-static int begin_destroy(struct actor *a, kata_op **op, kata_error **err)
+static int begin_destroy(struct owner *o, kata_op **op, kata_error **err)
 {
-	return kata_sandbox_destroy_begin(a->s, NULL, op, err);
+	return kata_sandbox_destroy_begin(o->s, NULL, op, err);
 }
 
-static void act(struct scene *sc, const struct play *play, const char *point)
+/* What is played, and where the victim dies. NULL: at the end, when the points are on the board, a line each. */
+static const struct play *play;
+static const char *point;
+
+static void note_points(struct scene_board *board, const kata_op *op)
 {
-	struct actor a = {.sc = sc};
 	kata_timeline_entry entry = {.size = sizeof(entry)};
+	size_t at = 0;
+
+	for (size_t i = 0; i < kata_op_get_timeline_length(op); i++) {
+		kata_op_get_timeline_entry(op, i, &entry, NULL);
+		for (int after = 0; after < 2; after++)
+			at += (size_t)snprintf(board->record + at, sizeof(board->record) - at, "%s/%s:%s\n",
+					       kata_op_get_name(op), entry.step, after ? "after" : "before");
+	}
+}
+
+static void arm(struct actor *a)
+{
+	kata_error *err = NULL;
+
+	if (point)
+		MUST(a, kata_context_set_fail_point(a->context, point, KATA_FAIL_KILL, 0, 0, 1, &err));
+}
+
+static void victim(struct scene *sc)
+{
+	struct owner o = {0};
 	kata_op *op = NULL;
 	kata_error *err = NULL;
 
-	if (!open_builder(&a) || !play->prepare(&a))
-		_exit(1);
-	if (point && !ok(&a, kata_context_set_fail_point(a.context, point, KATA_FAIL_KILL, 0, 0, 1, &err), err))
-		_exit(1);
-	sc->board->reached = true;
-	if (!ok(&a, play->begin(&a, &op, &err), err) || !ok(&a, kata_op_wait(op, &err), err))
-		_exit(1);
-	for (size_t i = 0; !point && i < kata_op_get_timeline_length(op); i++) {
-		kata_op_get_timeline_entry(op, i, &entry, NULL);
-		for (int after = 0; after < 2; after++)
-			snprintf(sc->board->points[sc->board->count++], sizeof(sc->board->points[0]), "%s/%s:%s",
-				 kata_op_get_name(op), entry.step, after ? "after" : "before");
-	}
+	actor_open(&o.a, sc);
+	play->prepare(&o);
+	arm(&o.a);
+	MUST(&o.a, play->begin(&o, &op, &err));
+	MUST(&o.a, kata_op_wait(op, &err));
+	actor_want(&o.a, !point, "it was not killed");
+	note_points(sc->board, op);
 	raise(SIGKILL);
 }
 
-/* True: it was killed where it should be. False: it was not reached. */
-static void run_victim(struct scene *sc, const struct play *play, const char *point)
+/* ---- the survivor */
+
+static void attach_and_destroy(struct actor *a)
 {
-	int status;
-	pid_t pid;
-
-	sc->board->reached = false;
-	sc->board->problem[0] = 0;
-	pid = fork();
-	cr_assert_geq(pid, 0);
-	if (pid == 0)
-		act(sc, play, point);
-	cr_assert_eq(waitpid(pid, &status, 0), pid);
-	cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "%s at %s: %s", play->name,
-		  point ? point : "its end", sc->board->problem);
-	cr_assert(sc->board->reached);
-}
-
-/* ---- the survivor, forked too: it ends by 0, or says on the board what is wrong */
-
-static char *read_released(struct scene *sc)
-{
-	char path[128];
+	char path[128], *record = a->sc->board->record;
+	kata_error *err = NULL;
+	kata_vm *vm = NULL;
 	FILE *file;
 	size_t n;
 
-	snprintf(path, sizeof(path), "%s/vm/vm/released.json", sc->f.state_dir);
+	snprintf(path, sizeof(path), "%s/vm/vm/released.json", a->sc->f.state_dir);
 	file = fopen(path, "r");
-	if (!file)
-		return NULL;
-	n = fread(sc->board->json, 1, sizeof(sc->board->json) - 1, file);
-	sc->board->json[n] = 0;
+	actor_want(a, file != NULL, "there is no released.json");
+	n = fread(record, 1, sizeof(a->sc->board->record) - 1, file);
+	record[n] = 0;
 	fclose(file);
-	return sc->board->json;
-}
-
-static bool attach_and_destroy(struct actor *a, const char *json)
-{
-	kata_vm *vm = NULL;
-	kata_error *err = NULL;
-	bool good = ok(a, kata_vm_builder_build_from_released(a->builder, json, strlen(json), NULL, &vm, &err), err) &&
-		    ok(a, kata_vm_destroy(vm, NULL, &err), err);
-
+	MUST(a, kata_vm_builder_build_from_released(a->builder, record, n, NULL, &vm, &err));
+	MUST(a, kata_vm_destroy(vm, NULL, &err));
 	kata_vm_unref(vm);
-	return good;
 }
 
-static bool recover_once(struct actor *a, uint64_t flags, size_t *ret_count, bool *ret_undone, bool *ret_attachable)
+static void survivor(struct scene *sc)
 {
-	kata_recover_report *report = NULL;
+	kata_recover_report *report;
+	struct owner o = {0};
 	kata_error *err = NULL;
 
-	if (!ok(a, fixture_recover(a->context, NULL, flags, &report, &err), err))
-		return false;
-	*ret_count = kata_recover_report_get_count(report);
-	*ret_undone = fixture_was_undone(report, 0);
-	if (*ret_count && !*ret_undone)
-		snprintf(a->sc->board->problem, sizeof(a->sc->board->problem), "%s: %s",
-			 kata_recover_verdict_get_name(kata_recover_report_get_verdict(report, 0)),
-			 kata_recover_report_get_text(report, 0));
-	*ret_attachable = *ret_count && kata_recover_report_get_verdict(report, 0) == KATA_RECOVER_ATTACHABLE;
+	actor_open(&o.a, sc);
+	report = actor_recover(&o.a, KATA_RECOVER_APPLY);
+	actor_want_settled(&o.a, report);
+	actor_want(&o.a, kata_recover_report_get_count(report) <= 1, "more than the machine is reported");
+	if (kata_recover_report_get_count(report) == 1 && !fixture_was_undone(report, 0))
+		attach_and_destroy(&o.a);
 	kata_recover_report_free(report);
-	return true;
-}
-
-static int survive(struct scene *sc)
-{
-	struct actor a = {.sc = sc};
-	bool undone = false, attachable = false;
-	size_t count = 0;
-	kata_error *err = NULL;
-	char *json;
-
-	if (!open_builder(&a) || !recover_once(&a, KATA_RECOVER_APPLY, &count, &undone, &attachable))
-		return 1;
-	if (count == 1 && attachable) {
-		json = read_released(sc);
-		if (!json || !attach_and_destroy(&a, json))
-			return 2;
-	} else if (count > 1 || (count == 1 && !undone)) {
-		return 3;
-	}
-	if (!recover_once(&a, 0, &count, &undone, &attachable) || count != 0)
-		return 4; /* recovering again must find nothing */
+	report = actor_recover(&o.a, 0);
+	actor_want(&o.a, kata_recover_report_get_count(report) == 0, "recovering again finds something");
+	kata_recover_report_free(report);
 	/* And the same call succeeds now. */
-	if (!make_sandbox(&a) || !ok(&a, kata_sandbox_start(a.s, NULL, &err), err) ||
-	    !ok(&a, kata_sandbox_destroy(a.s, NULL, &err), err))
-		return 5;
-	kata_sandbox_unref(a.s);
-	kata_vm_builder_free(a.builder);
-	return ok(&a, kata_context_free(a.context, &err), err) ? 0 : 6;
+	start_sandbox(&o);
+	MUST(&o.a, kata_sandbox_destroy(o.s, NULL, &err));
+	kata_sandbox_unref(o.s);
+	actor_close(&o.a);
 }
 
-static void recover_after(struct scene *sc, const char *point)
+static void assert_nothing_runs(struct scene *sc, const char *what)
 {
 	int64_t pids[4];
-	int status;
-	pid_t pid = fork();
 
-	cr_assert_geq(pid, 0);
-	if (pid == 0)
-		_exit(survive(sc));
-	cr_assert_eq(waitpid(pid, &status, 0), pid);
-	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "killed at %s: survivor ended with %d: %s", point,
-		  status, sc->board->problem);
-	cr_assert_eq(census_find_processes(sc->f.state_dir, pids, 4), 0, "killed at %s: a process is left", point);
-	cr_assert_eq(census_find_processes(sc->binary, pids, 4), 0, "killed at %s: a VMM is left", point);
+	cr_assert_eq(census_find_processes(sc->f.state_dir, pids, 4), 0, "%s: a process is left", what);
+	cr_assert_eq(census_find_processes(sc->binary, pids, 4), 0, "%s: a VMM is left", what);
 }
 
-static void kill_everywhere(const struct play *play)
+static void kill_at(struct scene *sc, const char *where)
 {
+	point = where;
+	scene_assert_killed(sc, scene_run(sc, victim), where ? where : "the end");
+}
+
+static void recover_after(struct scene *sc, const char *what)
+{
+	scene_assert_ended(sc, scene_run(sc, survivor), what);
+	assert_nothing_runs(sc, what);
+}
+
+static void kill_everywhere(const struct play *what)
+{
+	char *points, *rest = NULL;
+	unsigned count = 0;
 	struct scene sc;
 
+	play = what;
 	scene_init(&sc);
-	run_victim(&sc, play, NULL);
+	kill_at(&sc, NULL);
+	points = strdup(sc.board->record);
 	recover_after(&sc, "the end");
-	cr_assert_gt(sc.board->count, 0);
-	for (size_t i = 0; i < sc.board->count; i++) {
-		run_victim(&sc, play, sc.board->points[i]);
-		recover_after(&sc, sc.board->points[i]);
+	for (char *p = strtok_r(points, "\n", &rest); p; p = strtok_r(NULL, "\n", &rest), count++) {
+		kill_at(&sc, p);
+		recover_after(&sc, p);
 	}
+	cr_assert_gt(count, 0u);
+	free(points);
 	scene_deinit(&sc);
 }
 
 #define KILLED_DURING(noun, prepare_fn, begin_fn)                                                                      \
 	Test(sandbox_recover, killed_during_##noun, .timeout = 120)                                                    \
 	{                                                                                                              \
-		static const struct play play = {#noun, prepare_fn, begin_fn};                                         \
-		kill_everywhere(&play);                                                                                \
+		static const struct play what = {#noun, prepare_fn, begin_fn};                                         \
+		kill_everywhere(&what);                                                                                \
 	}
-KILLED_DURING(start, prepare_nothing, begin_start)
-KILLED_DURING(vm_start, prepare_nothing, begin_vm_start)
-KILLED_DURING(plug, prepare_started, begin_plug)
-KILLED_DURING(release, prepare_started, begin_release)
-KILLED_DURING(vm_release, prepare_started, begin_vm_release)
-KILLED_DURING(destroy, prepare_started, begin_destroy)
-KILLED_DURING(vm_destroy, prepare_started, begin_vm_destroy)
-KILLED_DURING(rebuild, prepare_released, begin_rebuild)
+KILLED_DURING(start, make_sandbox, begin_start)
+KILLED_DURING(vm_start, make_sandbox, begin_vm_start)
+KILLED_DURING(plug, start_sandbox, begin_plug)
+KILLED_DURING(release, start_sandbox, begin_release)
+KILLED_DURING(vm_release, start_sandbox, begin_vm_release)
+KILLED_DURING(destroy, start_sandbox, begin_destroy)
+KILLED_DURING(vm_destroy, start_sandbox, begin_vm_destroy)
+KILLED_DURING(rebuild, release_sandbox, begin_rebuild)
 
 /* ---- recorded in a database, not released */
 
-static kata_persistence *open_book(struct actor *a)
-{
-	kata_persistence *p = NULL;
-	kata_error *err = NULL;
-	char path[96];
-
-	snprintf(path, sizeof(path), "%s/book.db", a->sc->f.dir);
-	ok(a, kata_persistence_new_sqlite(a->context, path, &p, &err), err);
-	return p;
-}
-
-static bool prepare_recorded(struct actor *a)
+static void run_container(struct owner *o, const char *id)
 {
 	kata_container_config config = KATA_CONTAINER_CONFIG_INIT;
-	kata_persistence *p = open_book(a);
 	kata_error *err = NULL;
 
-	config.id = "c1";
+	config.id = id;
 	config.oci_spec =
 		"{\"ociVersion\":\"1.0.2\",\"process\":{\"args\":[\"sleep\"],\"cwd\":\"/\",\"user\":{\"uid\":0,"
 		"\"gid\":0}},\"root\":{\"path\":\"/r\"}}";
-	return p && prepare_started(a) && ok(a, kata_sandbox_add_container(a->s, &config, NULL, &err), err) &&
-	       ok(a, kata_sandbox_start_container(a->s, "c1", NULL, &err), err) &&
-	       ok(a, kata_persistence_store_sandbox(p, a->s, &err), err);
+	MUST(&o->a, kata_sandbox_add_container(o->s, &config, NULL, &err));
+	MUST(&o->a, kata_sandbox_start_container(o->s, id, NULL, &err));
 }
 
-/* Obtains what the first victim left, to be killed at the point. */
-static void act_obtain(struct scene *sc, const char *point)
+static void record_sandbox(struct owner *o)
 {
-	struct actor a = {.sc = sc};
-	kata_persistence *p;
 	kata_error *err = NULL;
 
-	if (!open_builder(&a) || !(p = open_book(&a)))
-		_exit(1);
-	if (point && !ok(&a, kata_context_set_fail_point(a.context, point, KATA_FAIL_KILL, 0, 0, 1, &err), err))
-		_exit(1);
-	sc->board->reached = true;
-	ok(&a, kata_persistence_obtain_sandbox(p, "vm", a.builder, NULL, NULL, &a.s, &err), err);
-	if (!point && a.s)
+	start_sandbox(o);
+	run_container(o, "c1");
+	MUST(&o->a, kata_persistence_store_sandbox(o->a.p, o->s, &err));
+}
+
+static void obtain(struct owner *o)
+{
+	kata_error *err = NULL;
+
+	MUST(&o->a, kata_persistence_obtain_sandbox(o->a.p, "vm", o->a.builder, NULL, NULL, &o->s, &err));
+}
+
+static void first_owner(struct scene *sc)
+{
+	struct owner o = {0};
+
+	actor_open(&o.a, sc);
+	record_sandbox(&o);
+	raise(SIGKILL);
+}
+
+/* Obtains what the first left, to be killed at the point. */
+static void second_owner(struct scene *sc)
+{
+	struct owner o = {0};
+
+	actor_open(&o.a, sc);
+	arm(&o.a);
+	obtain(&o);
+	if (!point)
 		raise(SIGKILL);
-	_exit(1);
 }
 
-static int survive_recorded(struct scene *sc)
+static void recover_and_obtain(struct owner *o, struct scene *sc)
 {
-	struct actor a = {.sc = sc};
-	kata_recover_report *report = NULL;
-	kata_container_stats stats = {.size = sizeof(stats)};
-	kata_persistence *p;
-	kata_error *err = NULL;
-	bool good;
+	kata_recover_report *report;
 
-	if (!open_builder(&a) || !(p = open_book(&a)))
-		return 1;
-	if (!ok(&a, fixture_recover(a.context, p, KATA_RECOVER_APPLY, &report, &err), err))
-		return 2;
-	good = kata_recover_report_get_count(report) == 1 &&
-	       kata_recover_report_get_verdict(report, 0) == KATA_RECOVER_ATTACHABLE;
-	if (!good)
-		snprintf(sc->board->problem, sizeof(sc->board->problem), "%s", kata_recover_report_get_text(report, 0));
+	actor_open(&o->a, sc);
+	report = actor_recover(&o->a, KATA_RECOVER_APPLY);
+	actor_want(&o->a,
+		   kata_recover_report_get_count(report) == 1 &&
+			   kata_recover_report_get_verdict(report, 0) == KATA_RECOVER_ATTACHABLE,
+		   kata_recover_report_get_text(report, 0));
 	kata_recover_report_free(report);
-	if (!good)
-		return 3;
-	if (!ok(&a, kata_persistence_obtain_sandbox(p, "vm", a.builder, NULL, NULL, &a.s, &err), err) ||
-	    !ok(&a, kata_sandbox_get_container_stats(a.s, "c1", NULL, &stats, &err), err) ||
-	    !ok(&a, kata_sandbox_destroy(a.s, NULL, &err), err) ||
-	    !ok(&a, kata_persistence_delete_sandbox(p, "vm", &err), err))
-		return 4;
-	kata_sandbox_unref(a.s);
-	kata_persistence_free(p);
-	kata_vm_builder_free(a.builder);
-	return ok(&a, kata_context_free(a.context, &err), err) ? 0 : 5;
+	obtain(o);
 }
 
-static int run_child(struct scene *sc, void (*fn)(struct scene *sc, const char *point), const char *point)
+static void end(struct owner *o)
 {
-	int status;
-	pid_t pid = fork();
+	kata_error *err = NULL;
 
-	cr_assert_geq(pid, 0);
-	if (pid == 0)
-		fn(sc, point);
-	cr_assert_eq(waitpid(pid, &status, 0), pid);
-	return status;
+	MUST(&o->a, kata_sandbox_destroy(o->s, NULL, &err));
+	MUST(&o->a, kata_persistence_delete_sandbox(o->a.p, "vm", &err));
+	kata_sandbox_unref(o->s);
+	actor_close(&o->a);
 }
 
-static void act_record(struct scene *sc, const char *point)
+static void third_owner(struct scene *sc)
 {
-	struct actor a = {.sc = sc};
+	kata_container_stats stats = {.size = sizeof(stats)};
+	struct owner o = {0};
+	kata_error *err = NULL;
 
-	if (open_builder(&a) && prepare_recorded(&a))
-		raise(SIGKILL);
-	_exit(1);
-}
-
-static void survive_recorded_child(struct scene *sc, const char *point)
-{
-	_exit(survive_recorded(sc));
-}
-
-static void assert_killed(int status, struct scene *sc, const char *what)
-{
-	cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "%s: ended with %d: %s", what, status,
-		  sc->board->problem);
+	recover_and_obtain(&o, sc);
+	MUST(&o.a, kata_sandbox_get_container_stats(o.s, "c1", NULL, &stats, &err));
+	end(&o);
 }
 
 /* The owner dies, then `point` kills the one who obtains it (NULL: right after), and the third has it all. */
-static void obtain_after_deaths(const char *point)
+static void obtain_after_deaths(const char *where)
 {
+	const char *what = where ? where : "the end";
 	struct scene sc;
-	int64_t pids[4];
-	int status;
 
+	point = where;
 	scene_init(&sc);
-	assert_killed(run_child(&sc, act_record, NULL), &sc, "the first owner");
-	assert_killed(run_child(&sc, act_obtain, point), &sc, point ? point : "the second owner");
-	status = run_child(&sc, survive_recorded_child, NULL);
-	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: the third ended with %d: %s",
-		  point ? point : "the end", status, sc.board->problem);
-	cr_assert_eq(census_find_processes(sc.binary, pids, 4), 0, "%s: a VMM is left", point ? point : "the end");
+	scene_assert_killed(&sc, scene_run(&sc, first_owner), "the first owner");
+	scene_assert_killed(&sc, scene_run(&sc, second_owner), what);
+	scene_assert_ended(&sc, scene_run(&sc, third_owner), what);
+	assert_nothing_runs(&sc, what);
 	scene_deinit(&sc);
 }
 
@@ -508,40 +383,121 @@ Test(sandbox_recover, a_recorded_sandbox_survives_the_death_of_each_who_obtains_
 		obtain_after_deaths(points[i]);
 }
 
+/* ---- what its owner had done and not stored */
+
+static void hasty_owner(struct scene *sc)
+{
+	struct owner o = {0};
+
+	actor_open(&o.a, sc);
+	record_sandbox(&o);
+	run_container(&o, "c2");
+	run_container(&o, "c3");
+	raise(SIGKILL);
+}
+
+static void next_owner(struct scene *sc)
+{
+	struct owner o = {0};
+	kata_error *err = NULL;
+
+	recover_and_obtain(&o, sc);
+	actor_want(&o.a, kata_sandbox_get_container_count(o.s) == 1, "it has containers that nobody stored");
+	run_container(&o, "c2");
+	MUST(&o.a, kata_sandbox_remove_container(o.s, "c3", NULL, &err));
+	actor_want(&o.a, kata_sandbox_remove_container(o.s, "c3", NULL, &err) == KATA_E_NOT_FOUND, "c3 is there still");
+	error_clear(&err);
+	end(&o);
+}
+
+Test(sandbox_recover, a_container_that_was_not_stored_is_in_nobodys_way, .timeout = 60)
+{
+	struct scene sc;
+
+	scene_init(&sc);
+	scene_assert_killed(&sc, scene_run(&sc, hasty_owner), "the hasty owner");
+	scene_assert_ended(&sc, scene_run(&sc, next_owner), "the next");
+	scene_deinit(&sc);
+}
+
+static void plug_nic(struct owner *o, int expected)
+{
+	kata_nic *nic = fixture_nic("nic", NULL);
+	kata_vm *vm = kata_sandbox_get_vm(o->s);
+	kata_error *err = NULL;
+	int rc = kata_vm_add_nic(vm, nic, NULL, &err);
+
+	if (rc != expected)
+		actor_must(&o->a, rc ? rc : -1, err, "kata_vm_add_nic");
+	error_clear(&err);
+	kata_vm_unref(vm);
+	kata_nic_unref(nic);
+}
+
+static void owner_who_plugs(struct scene *sc)
+{
+	struct owner o = {0};
+	kata_error *err = NULL;
+
+	actor_open(&o.a, sc);
+	record_sandbox(&o);
+	MUST(&o.a, kata_sandbox_pause(o.s, NULL, &err));
+	MUST(&o.a, kata_persistence_store_sandbox(o.a.p, o.s, &err));
+	plug_nic(&o, 0);
+	raise(SIGKILL);
+}
+
+static void owner_who_plugs_again(struct scene *sc)
+{
+	struct owner o = {0};
+	kata_error *err = NULL;
+
+	recover_and_obtain(&o, sc);
+	plug_nic(&o, KATA_E_BUSY);
+	MUST(&o.a, kata_sandbox_resume(o.s, NULL, &err));
+	plug_nic(&o, 0);
+	end(&o);
+}
+
+Test(sandbox_recover, a_plug_that_was_not_stored_is_in_the_way_while_the_guest_is_paused, .timeout = 60)
+{
+	struct scene sc;
+
+	scene_init(&sc);
+	scene_assert_killed(&sc, scene_run(&sc, owner_who_plugs), "the owner");
+	scene_assert_ended(&sc, scene_run(&sc, owner_who_plugs_again), "the next");
+	scene_deinit(&sc);
+}
+
 /* ---- a living owner */
 
-static void act_own(struct scene *sc, const char *point)
+static void living_owner(struct scene *sc)
 {
-	struct actor a = {.sc = sc};
+	struct owner o = {0};
 
-	if (!open_builder(&a) || !prepare_recorded(&a))
-		_exit(1);
-	__atomic_store_n(&sc->board->reached, true, __ATOMIC_RELEASE);
+	actor_open(&o.a, sc);
+	record_sandbox(&o);
+	__atomic_store_n(&sc->board->number, 1, __ATOMIC_RELEASE);
 	for (;;)
 		pause();
 }
 
-static void act_covet(struct scene *sc, const char *point)
+static void coveter(struct scene *sc)
 {
-	struct actor a = {.sc = sc};
-	kata_recover_report *report = NULL;
-	kata_persistence *p;
+	kata_recover_report *report;
+	struct owner o = {0};
 	kata_error *err = NULL;
 	int rc;
 
-	if (!open_builder(&a) || !(p = open_book(&a)))
-		_exit(1);
-	rc = kata_persistence_obtain_sandbox(p, "vm", a.builder, NULL, NULL, &a.s, &err);
-	snprintf(sc->board->problem, sizeof(sc->board->problem), "obtain: %s", error_text(err));
-	if (rc != KATA_E_FENCED)
-		_exit(2);
+	actor_open(&o.a, sc);
+	rc = kata_persistence_obtain_sandbox(o.a.p, "vm", o.a.builder, NULL, NULL, &o.s, &err);
+	actor_want(&o.a, rc == KATA_E_FENCED, error_text(err));
 	error_clear(&err);
-	if (!ok(&a, fixture_recover(a.context, p, KATA_RECOVER_APPLY, &report, &err), err))
-		_exit(3);
-	_exit(kata_recover_report_get_count(report) == 1 &&
-			      kata_recover_report_get_verdict(report, 0) == KATA_RECOVER_OWNED
-		      ? 0
-		      : 4);
+	report = actor_recover(&o.a, KATA_RECOVER_APPLY);
+	actor_want(&o.a,
+		   kata_recover_report_get_count(report) == 1 &&
+			   kata_recover_report_get_verdict(report, 0) == KATA_RECOVER_OWNED,
+		   kata_recover_report_get_text(report, 0));
 }
 
 Test(sandbox_recover, what_a_living_process_owns_is_neither_obtained_nor_recovered, .timeout = 60)
@@ -554,17 +510,14 @@ Test(sandbox_recover, what_a_living_process_owns_is_neither_obtained_nor_recover
 	owner = fork();
 	cr_assert_geq(owner, 0);
 	if (owner == 0)
-		act_own(&sc, NULL);
-	while (!__atomic_load_n(&sc.board->reached, __ATOMIC_ACQUIRE)) {
+		living_owner(&sc);
+	while (!__atomic_load_n(&sc.board->number, __ATOMIC_ACQUIRE)) {
 		cr_assert_eq(waitpid(owner, &status, WNOHANG), 0, "the owner ended: %s", sc.board->problem);
 		usleep(1000);
 	}
-	status = run_child(&sc, act_covet, NULL);
-	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "ended with %d: %s", status, sc.board->problem);
+	scene_assert_ended(&sc, scene_run(&sc, coveter), "who covets it");
 	kill(owner, SIGKILL);
 	cr_assert_eq(waitpid(owner, &status, 0), owner);
-	status = run_child(&sc, survive_recorded_child, NULL);
-	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the heir ended with %d: %s", status,
-		  sc.board->problem);
+	scene_assert_ended(&sc, scene_run(&sc, third_owner), "the heir");
 	scene_deinit(&sc);
 }

@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-void scene_init(struct scene *sc)
+static void init(struct scene *sc)
 {
 	memset(sc, 0, sizeof(*sc));
 #ifdef __SANITIZE_THREAD__
@@ -19,17 +19,34 @@ void scene_init(struct scene *sc)
 		"ThreadSanitizer sees no synchronisation in a child of its own fork and reports races that are none");
 #endif
 	fixture_init(&sc->f, false, 0);
-	sc->kernel = fixture_make_kernel(&sc->f);
-	sc->binary = fixture_make_standin(&sc->f, NULL);
 	sc->disk = fixture_make_raw(&sc->f, "disk", 1 << 20);
 	sc->board = mmap(NULL, sizeof(*sc->board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	cr_assert_neq(sc->board, MAP_FAILED);
+}
+
+void scene_init(struct scene *sc)
+{
+	init(sc);
+	sc->kernel = fixture_make_kernel(&sc->f);
+	sc->initrd = strdup(sc->kernel);
+	sc->binary = fixture_make_standin(&sc->f, NULL);
+	sc->memory_mib = 64;
+}
+
+void scene_init_qemu(struct scene *sc, const char *kernel, const char *initrd)
+{
+	init(sc);
+	sc->kernel = strdup(kernel);
+	sc->initrd = strdup(initrd);
+	sc->binary = strdup("/usr/bin/qemu-system-x86_64");
+	sc->memory_mib = 128;
 }
 
 void scene_deinit(struct scene *sc)
 {
 	munmap(sc->board, sizeof(*sc->board));
 	free(sc->kernel);
+	free(sc->initrd);
 	free(sc->binary);
 	free(sc->disk);
 	fixture_deinit(&sc->f);
@@ -79,11 +96,10 @@ void actor_want(struct actor *a, bool good, const char *what)
 	_exit(1);
 }
 
-void actor_open(struct actor *a, struct scene *sc)
+void actor_open_without_p(struct actor *a, struct scene *sc)
 {
 	kata_context_options context_options = KATA_CONTEXT_OPTIONS_INIT;
 	kata_qemu_options options = KATA_QEMU_OPTIONS_INIT;
-	char *path = fixture_path(&sc->f, "book.db");
 	kata_error *err = NULL;
 
 	*a = (struct actor){.sc = sc};
@@ -92,6 +108,14 @@ void actor_open(struct actor *a, struct scene *sc)
 	options.accelerator = KATA_ACCELERATOR_TCG;
 	MUST(a, kata_context_new(&context_options, &a->context, &err));
 	MUST(a, kata_vm_builder_new_qemu(a->context, &options, &a->builder, &err));
+}
+
+void actor_open(struct actor *a, struct scene *sc)
+{
+	char *path = fixture_path(&sc->f, "book.db");
+	kata_error *err = NULL;
+
+	actor_open_without_p(a, sc);
 	MUST(a, kata_persistence_new_sqlite(a->context, path, &a->p, &err));
 	free(path);
 }
@@ -105,19 +129,20 @@ void actor_close(struct actor *a)
 	MUST(a, kata_context_free(a->context, &err));
 }
 
-static kata_vm_config config_of(struct actor *a, const char *id)
+kata_vm_config actor_config(struct actor *a, const char *id)
 {
 	kata_vm_config config = KATA_VM_CONFIG_INIT;
 
 	config.id = id;
-	config.kernel = config.initrd = a->sc->kernel;
-	config.memory_mib = 64;
+	config.kernel = a->sc->kernel;
+	config.initrd = a->sc->initrd;
+	config.memory_mib = a->sc->memory_mib;
 	return config;
 }
 
 kata_vm *actor_start_vm(struct actor *a, const char *id)
 {
-	kata_vm_config config = config_of(a, id);
+	kata_vm_config config = actor_config(a, id);
 	kata_error *err = NULL;
 	kata_vm *vm = NULL;
 
@@ -129,7 +154,7 @@ kata_vm *actor_start_vm(struct actor *a, const char *id)
 kata_sandbox *actor_start_sandbox(struct actor *a, const char *id)
 {
 	kata_sandbox_options options = KATA_SANDBOX_OPTIONS_INIT;
-	kata_vm_config config = config_of(a, id);
+	kata_vm_config config = actor_config(a, id);
 	kata_sandbox *s = NULL;
 	kata_error *err = NULL;
 

@@ -2,9 +2,9 @@
 #ifndef KATA_TESTS_SUPPORT_RECOVER_SCENE_H
 #define KATA_TESTS_SUPPORT_RECOVER_SCENE_H
 /*
- * Processes that drive machines on the stand-in with a record in a database, die, and are recovered from. They are
- * forks of a test that has no context and no thread; Criterion is not usable in them, so they say on a shared page what
- * is wrong, and end with 1.
+ * Processes that drive machines with a record in a database, die, and are recovered from. They are forks of a test that
+ * has no context and no thread; Criterion is not usable in them, so they say on a shared page what is wrong, and end
+ * with 1.
  */
 #include <kata/kata.h>
 
@@ -12,7 +12,8 @@
 
 struct scene {
 	struct fixture f;
-	char *kernel, *binary, *disk;
+	char *kernel, *initrd, *binary, *disk;
+	uint64_t memory_mib; /* of a machine */
 	struct scene_board {
 		char problem[512];
 		char record[65536];
@@ -27,7 +28,9 @@ struct actor {
 	kata_persistence *p; /* a database of its own, "book.db" in the fixture's directory */
 };
 
-void scene_init(struct scene *sc); /* skips the test where forks cannot be */
+/* On the stand-in for QEMU, or on the real one with that guest. Skip the test where forks cannot be. */
+void scene_init(struct scene *sc);
+void scene_init_qemu(struct scene *sc, const char *kernel, const char *initrd);
 void scene_deinit(struct scene *sc);
 /* Runs fn in a child; its wait status. */
 int scene_run(struct scene *sc, void (*fn)(struct scene *sc));
@@ -37,7 +40,9 @@ void scene_assert_ended(struct scene *sc, int status, const char *what);
 
 /* In the children. */
 void actor_open(struct actor *a, struct scene *sc);
+void actor_open_without_p(struct actor *a, struct scene *sc); /* the persistence is the caller's to set */
 void actor_close(struct actor *a);
+kata_vm_config actor_config(struct actor *a, const char *id);
 kata_vm *actor_start_vm(struct actor *a, const char *id);
 /* Started and stored; sandbox, VM and record have that id. */
 kata_sandbox *actor_start_sandbox(struct actor *a, const char *id);

@@ -4,6 +4,7 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <signal.h>
 
 struct sqlite_shim sqlite_shim;
 
@@ -23,6 +24,8 @@ static bool fails_now(void)
 {
 	if (sqlite_shim.fail_at == 0 || --sqlite_shim.fail_at > 0)
 		return false;
+	if (sqlite_shim.kill)
+		raise(SIGKILL);
 	sqlite_shim.fail_at = sqlite_shim.sticky;
 	sqlite_shim.failed = true;
 	errno = sqlite_shim.fail_code == SQLITE_FULL ? ENOSPC : EIO;

@@ -17,6 +17,7 @@ struct sqlite_shim {
 	int64_t fail_at; /* the n-th write, sync, truncate, opening or removal of a journal from now fails; 0: none */
 	int fail_code;   /* SQLITE_FULL, SQLITE_IOERR_WRITE, ...: of a write */
 	bool sticky;     /* and all that follow */
+	bool kill;       /* instead of failing it, the process is killed */
 	bool no_sync;    /* syncs are counted and fail, but are not done: where nobody pulls the plug */
 	bool failed;     /* it has */
 };
