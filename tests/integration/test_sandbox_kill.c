@@ -22,7 +22,7 @@ Test(sandbox_kill, paused_machines_are_attachable_or_gone, .timeout = 14400)
 {
 	struct scene sc;
 	struct sandbox_kill k = {
-		.sc = &sc, .has_guest = false, .boots = 1, .rounds = 10, .acts_max = 24, .act_ms_max = 120};
+		.sc = &sc, .has_guest = false, .boots = 1, .rounds = 10, .acts_max = 14, .act_ms_max = 100};
 
 	scene_of_image(&sc);
 	sandbox_kill_run(&k);

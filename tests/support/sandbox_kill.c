@@ -429,7 +429,7 @@ static void shut_down_clone(struct manager *m)
 	kata_sandbox_unref(m->places[1]);
 }
 
-/* Devices come on both buses, and go; NULL in the guest's part where there is none. */
+/* Devices come on both buses, and go. */
 static void do_all(struct manager *m)
 {
 	struct part *p = &m->p;
