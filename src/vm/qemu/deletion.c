@@ -39,6 +39,11 @@ struct kata__qemu_waiter {
 	char name[KATA__QEMU_NAME_MAX];
 };
 
+struct request {
+	struct kata__qemu *q;
+	char name[KATA__QEMU_NAME_MAX];
+};
+
 static struct kata__qemu_waiter *waiter_of(const kata_op *op)
 {
 	return kata__vm_op_data(op)->scratch;
@@ -87,7 +92,7 @@ static void finish_wait(struct kata__qemu_waiter *w)
 	resume(w, NULL);
 }
 
-void kata__qemu_on_deleted(struct kata__qemu *q, const char *name)
+static void deleted(struct kata__qemu *q, const char *name)
 {
 	struct kata__qemu_waiter *w = find_waiter(q, name);
 
@@ -102,6 +107,44 @@ void kata__qemu_on_deleted(struct kata__qemu *q, const char *name)
 	finish_wait(w);
 }
 
+static void on_asked(void *user, const json_t *value, kata_error *take_err)
+{
+	struct request *r = user;
+
+	if (kata__qemu_says_absent(take_err))
+		deleted(r->q, r->name);
+	kata_error_free(take_err);
+	free(r);
+}
+
+static int ask_whether_gone(struct kata__qemu *q, const char *name)
+{
+	char path[sizeof("/machine/peripheral/") + KATA__QEMU_NAME_MAX];
+	struct request *r = calloc(1, sizeof(*r));
+	json_t *args;
+	int rc;
+
+	snprintf(path, sizeof(path), "/machine/peripheral/%s", name);
+	args = r ? json_pack("{s:s, s:s}", "path", path, "property", "parent_bus") : NULL;
+	if (!args) {
+		free(r);
+		return KATA_E_NO_MEMORY;
+	}
+	r->q = q;
+	snprintf(r->name, sizeof(r->name), "%s", name);
+	rc = kata__qmp_execute(q->qmp, "qom-get", args, -1, on_asked, r, NULL);
+	if (rc)
+		free(r);
+	return rc;
+}
+
+/* What an owner unplugged who died is gone up to 0.1 s before its event: by then the name may be another device's. */
+void kata__qemu_on_deleted(struct kata__qemu *q, const char *name)
+{
+	if (!q->inherited || !kata__qemu_is_callers_device(name) || ask_whether_gone(q, name))
+		deleted(q, name);
+}
+
 /* That QEMU does not know the device. */
 static bool is_final(const struct kata__qemu_waiter *w)
 {
@@ -113,11 +156,6 @@ static bool is_final(const struct kata__qemu_waiter *w)
 }
 
 /* ---- asking again */
-
-struct request {
-	struct kata__qemu *q;
-	char name[KATA__QEMU_NAME_MAX];
-};
 
 static bool says_pending(const kata_error *err)
 {

@@ -47,6 +47,7 @@ struct kata__qemu {
 	int exit_status; /* as kata__process_try_reap */
 	struct kata__qmp *qmp;
 	struct kata__qemu_call *connecting; /* waits until QEMU takes a connection to its monitor */
+	bool inherited;                     /* of an owner who died: events of what he did may come yet */
 	unsigned connections;               /* to the monitor, since it is ours: events may have passed between two */
 	bool look_due;                      /* see kata__qemu_look_for_lost_later */
 	struct kata__timer *look_timer;

@@ -439,6 +439,7 @@ static int check_devices(kata_op *op, const json_t *value, kata_error **err)
 
 int kata__qemu_step_compare_devices(kata_op *op, kata_error **err)
 {
+	kata__qemu_of_op(op)->inherited = kata__qemu_owner_died(op);
 	return kata__qemu_command(op, "qom-list", json_pack("{s:s}", "path", "/machine/peripheral"), -1, check_devices,
 				  err);
 }
