@@ -168,7 +168,8 @@ int kata__qemu_step_query_fd_sets(kata_op *op, kata_error **err)
 	return kata__qemu_plain_command(op, "query-fdsets", keep_fd_sets, err);
 }
 
-/* The number of an fd in that set, in QEMU; -1: none. */
+/* The number of the fd in that set, in QEMU; -1: none. The last one: while the machine is paused QEMU keeps those that
+ * were removed, of disks that were in the slot before, and lists them first. */
 static int fd_in_set(const json_t *sets, unsigned id)
 {
 	const json_t *set;
@@ -176,7 +177,10 @@ static int fd_in_set(const json_t *sets, unsigned id)
 
 	json_array_foreach(sets, i, set)
 	{
-		const json_t *fd = json_object_get(json_array_get(json_object_get(set, "fds"), 0), "fd");
+		const json_t *fds = json_object_get(set, "fds");
+		const json_t *fd = json_array_size(fds)
+					   ? json_object_get(json_array_get(fds, json_array_size(fds) - 1), "fd")
+					   : NULL;
 
 		if (json_integer_value(json_object_get(set, "fdset-id")) == (json_int_t)id && json_is_integer(fd) &&
 		    json_integer_value(fd) >= 0 && json_integer_value(fd) <= INT_MAX)
