@@ -345,6 +345,17 @@ bool kata__vm_device_lost(kata_vm *vm, bool nic, const char *id)
 	return unasked;
 }
 
+void kata__vm_device_arrived(kata_vm *vm, const void *object)
+{
+	struct kata__vm_device *d;
+
+	kata__vm_lock(vm);
+	d = find_object(vm, object);
+	if (d)
+		d->lost = false;
+	kata__vm_unlock(vm);
+}
+
 bool kata__vm_device_is_lost(kata_vm *vm, const void *object)
 {
 	const struct kata__vm_device *d;

@@ -133,6 +133,8 @@ void kata__vm_changed(kata_vm *vm);
 /* [leader] The VMM says that this device has left the machine. Whoever was removing it goes on; a plugged one that
  * nobody was removing is DIVERGED from now on, and true is returned. */
 bool kata__vm_device_lost(kata_vm *vm, bool nic, const char *id);
+/* QEMU has added it: what was said before was of another of that name. */
+void kata__vm_device_arrived(kata_vm *vm, const void *storage_or_nic);
 bool kata__vm_device_is_lost(kata_vm *vm, const void *storage_or_nic);
 
 /* FENCED: another process has taken the machine over, says its owner.json: who, since when. One system call where that

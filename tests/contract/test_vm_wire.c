@@ -506,6 +506,12 @@ Test(vm_wire, an_event_before_the_reply_is_understood)
 	run_case(&unplug_nic, "on device_del event-first\n", NULL, SUCCEEDS);
 }
 
+Test(vm_wire, a_late_event_of_a_device_before_it_is_not_taken_for_that_of_the_new_one)
+{
+	run_case(&plug_disk, "on device_add event-first\n", NULL, SUCCEEDS);
+	run_case(&plug_nic, "on device_add event-first\n", NULL, SUCCEEDS);
+}
+
 Test(vm_wire, a_node_that_a_deleted_device_still_holds_is_asked_for_again)
 {
 	run_case(&unplug_disk,

@@ -49,6 +49,17 @@ bool kata__qemu_says_locked(const char *text)
 	return strstr(text, "Failed to get ") && strstr(text, " lock");
 }
 
+/* QEMU answers before the guest can let go of it: what went before was another of that name, a dead owner's. */
+static int check_added(kata_op *op, const json_t *value, kata_error **err)
+{
+	const struct kata__vm_op *d = kata__vm_op_data(op);
+	int rc = kata__qemu_check_lock(op, value, err);
+
+	if (rc == 0)
+		kata__vm_device_arrived(d->vm, d->storage ? (const void *)d->storage : (const void *)d->nic);
+	return rc;
+}
+
 int kata__qemu_step_device_add(kata_op *op, kata_error **err)
 {
 	const struct kata__vm_op *d = kata__vm_op_data(op);
@@ -56,8 +67,7 @@ int kata__qemu_step_device_add(kata_op *op, kata_error **err)
 		d->storage ? kata__qemu_storage_device(d->storage, d->slot) : kata__qemu_nic_device(d->nic, d->slot);
 
 	kata__qemu_occupy_port(op);
-	return args ? kata__qemu_command(op, "device_add", args, -1, kata__qemu_check_lock, err)
-		    : kata__fail_no_memory(err);
+	return args ? kata__qemu_command(op, "device_add", args, -1, check_added, err) : kata__fail_no_memory(err);
 }
 
 int kata__qemu_undo_device_add(kata_op *op, kata_error **err)

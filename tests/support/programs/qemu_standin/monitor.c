@@ -304,6 +304,15 @@ static void let_go(struct standin *s)
 	}
 }
 
+/* Where a device is added: that of the one before it of that name. */
+static void tell_late(struct standin *s, const char *command, const json_t *args)
+{
+	if (strcmp(command, "device_add") == 0)
+		monitor_event(s, "DEVICE_DELETED",
+			      json_pack("{s:O, s:s}", "device", json_object_get(args, "id"), "path",
+					"/machine/peripheral/x"));
+}
+
 static json_t *device_del(struct standin *s, const json_t *args, struct refusal *why)
 {
 	return nothing_if(model_device_del(&s->model, args, why));
@@ -490,8 +499,10 @@ static void run_command(struct standin *s, const json_t *command, const struct r
 	else if (!r || r->action != ACT_SILENCE)
 		value = execute(s, name, json_object_get(command, "arguments"), &why);
 	reply = value ? json_pack("{s:o, s:O}", "return", value, "id", id) : error_reply(&why, id);
-	if (r && r->action == ACT_EVENT_FIRST)
+	if (r && r->action == ACT_EVENT_FIRST) {
 		let_go(s);
+		tell_late(s, name, json_object_get(command, "arguments"));
+	}
 	put_reply(s, r, reply, id);
 	if (!r || r->action != ACT_NO_EVENT)
 		let_go(s);

@@ -20,7 +20,8 @@
  *     lost              executed, no reply
  *     hang-up           executed; the connection is closed instead of the reply
  *     flood N           executed; N events come before the reply
- *     event-first       executed; its event comes before the reply
+ *     event-first       executed; its event comes before the reply (device_add: that of a device of that
+ *                       name which was there before)
  *     no-event          executed; its event never comes (the guest does not let go)
  *     reply-twice       executed; the reply comes twice
  *     unasked           executed; a reply to an id nobody used comes first
