@@ -21,7 +21,6 @@
 #include "support/yes_agent.h"
 
 #define SANDBOXES 3
-#define ENDING_S_MAX 10
 #define MANAGER_S_MAX 300 /* it ends by itself, if nobody kills it */
 
 static const struct sandbox_kill *k; /* of the test that runs, in this process and its forks */
@@ -528,12 +527,6 @@ static void heir(struct scene *sc)
 	sc->board->number = 0;
 	part_open(&p, sc);
 	report = actor_recover(&p.a, KATA_RECOVER_APPLY);
-	/* Of a VMM that the manager has killed, and that is ending still, it says: recover again. */
-	for (int i = 0; i < ENDING_S_MAX * 10 && kata_recover_report_get_left(report); i++) {
-		kata_recover_report_free(report);
-		nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
-		report = actor_recover(&p.a, KATA_RECOVER_APPLY);
-	}
 	actor_want_settled(&p.a, report);
 	kata_recover_report_free(report);
 	attach_all(&p);
