@@ -129,6 +129,15 @@ KIT_FN void plug(struct desk *d, const char *id)
 	kit_add_disk(&d->k, id, KATA_STORAGE_VIRTIO_BLK);
 }
 
+/* A disk "data" is plugged and stored, and the caller rolls that back. */
+KIT_FN void plug_and_roll_back(struct desk *d)
+{
+	run_sql(d, "BEGIN");
+	plug(d, "data");
+	store(d);
+	run_sql(d, "ROLLBACK");
+}
+
 KIT_FN void plug_nic(struct desk *d)
 {
 	static const char *const addresses[] = {"10.1.2.3/24", NULL};

@@ -307,9 +307,7 @@ Test(cache, a_taken_machine_is_released_and_rebuilt_like_any_other)
 	fixture_assert_fails(kata_vm_release(vm, NULL, &json, &err), KATA_E_STATE, err);
 	error_clear(&err);
 	fixture_assert_ok(kata_vm_start(vm, NULL, &err), err);
-	fixture_assert_ok(kata_vm_release(vm, NULL, &json, &err), err);
-	kata_vm_unref(vm);
-	vm = NULL;
+	json = fixture_release(&vm);
 	fixture_assert_ok(kata_vm_builder_build_from_released(cache, json, strlen(json), NULL, &vm, &err), err);
 	cr_assert_str_eq(kata_vm_get_id(vm), "mine");
 	end(vm);

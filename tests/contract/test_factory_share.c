@@ -234,9 +234,7 @@ Test(share, the_rest_is_the_local_builders)
 	cr_assert_eq(memcmp(&a, &b, sizeof(a)), 0);
 	vm = build("mine", KATA_VM_WARM);
 	fixture_assert_ok(kata_vm_start(vm, NULL, &err), err);
-	fixture_assert_ok(kata_vm_release(vm, NULL, &json, &err), err);
-	kata_vm_unref(vm);
-	vm = NULL;
+	json = fixture_release(&vm);
 	fixture_assert_ok(kata_vm_builder_build_from_released(remote, json, strlen(json), NULL, &vm, &err), err);
 	fixture_assert_ok(kata_vm_destroy(vm, NULL, &err), err);
 	kata_vm_unref(vm);

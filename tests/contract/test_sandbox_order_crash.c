@@ -82,13 +82,7 @@ static void plug(struct owner *o)
 
 static void reserve(struct owner *o)
 {
-	kata_reservation_config c = KATA_RESERVATION_CONFIG_INIT;
-	kata_error *err = NULL;
-
-	c.sandbox_id = "sb";
-	c.kind = KATA_RESERVE_STORAGE;
-	c.id = "data";
-	MUST(&o->a, kata_persistence_reserve(o->a.p, &c, &err));
+	actor_reserve_storage(&o->a, "sb", "data");
 }
 
 static void store(struct owner *o)

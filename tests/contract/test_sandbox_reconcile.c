@@ -14,10 +14,7 @@ Test(sandbox_reconcile, a_store_that_was_rolled_back_is_noticed_at_the_next_and_
 	desk_open(&d);
 	store(&d);
 	ASSERT_VERDICT(&d, KATA_RECONCILE_SAME);
-	run_sql(&d, "BEGIN");
-	plug(&d, "data");
-	store(&d);
-	run_sql(&d, "ROLLBACK");
+	plug_and_roll_back(&d);
 	for (int i = 0; i < 2; i++) {
 		assert_diverged(&d);
 		ASSERT_VERDICT(&d, KATA_RECONCILE_ROLLED_BACK);
@@ -398,10 +395,7 @@ Test(sandbox_reconcile, a_sandbox_that_has_diverged_is_not_released)
 
 	desk_open(&d);
 	store(&d);
-	run_sql(&d, "BEGIN");
-	plug(&d, "data");
-	store(&d);
-	run_sql(&d, "ROLLBACK");
+	plug_and_roll_back(&d);
 	fixture_assert_fails(kata_persistence_release_sandbox(d.p, d.k.s, NULL, NULL, &err), KATA_E_DIVERGED, err);
 	error_clear(&err);
 	KIT_ASSERT_STATE(&d.k, KATA_SANDBOX_RUNNING);
@@ -622,10 +616,7 @@ Test(sandbox_reconcile, a_rollback_is_noticed_through_another_handle_of_the_same
 
 	desk_open(&d);
 	store(&d);
-	run_sql(&d, "BEGIN");
-	plug(&d, "data");
-	store(&d);
-	run_sql(&d, "ROLLBACK");
+	plug_and_roll_back(&d);
 	fixture_assert_ok(kata_persistence_new_sqlite(d.k.f.context, d.path, &other, &err), err);
 	fixture_assert_fails(kata_persistence_store_sandbox(other, d.k.s, &err), KATA_E_DIVERGED, err);
 	error_clear(&err);

@@ -93,9 +93,7 @@ static void let_go(void)
 {
 	free(json);
 	json = NULL;
-	fixture_assert_ok(kata_vm_release(vm, NULL, &json, &err), err);
-	kata_vm_unref(vm);
-	vm = NULL;
+	json = fixture_release(&vm);
 }
 
 static bool has_step(kata_op *op, const char *step)

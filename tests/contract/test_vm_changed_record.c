@@ -56,9 +56,7 @@ static void let_go(void)
 {
 	free(json);
 	json = NULL;
-	fixture_assert_ok(kata_vm_release(vm, NULL, &json, &err), err);
-	kata_vm_unref(vm);
-	vm = NULL;
+	json = fixture_release(&vm);
 }
 
 static void build_and_start(void)

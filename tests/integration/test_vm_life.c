@@ -285,9 +285,7 @@ Test(vm_life, a_stopped_qemu_costs_each_rebuild_its_deadline_and_one_that_goes_o
 	machine_build(&m, "a");
 	machine_start_paused(&m);
 	pid = (pid_t)kata_vm_get_pid(m.vm);
-	fixture_assert_ok(kata_vm_release(m.vm, NULL, &json, &err), err);
-	kata_vm_unref(m.vm);
-	m.vm = NULL;
+	json = fixture_release(&m.vm);
 	kill(pid, SIGSTOP);
 	o.timeout_ms = 100;
 	for (int i = 0; i < 4; i++) {

@@ -456,6 +456,17 @@ void error_clear(kata_error **err)
 	*err = NULL;
 }
 
+char *fixture_release(kata_vm **vm)
+{
+	kata_error *err = NULL;
+	char *json = NULL;
+
+	fixture_assert_ok(kata_vm_release(*vm, NULL, &json, &err), err);
+	kata_vm_unref(*vm);
+	*vm = NULL;
+	return json;
+}
+
 int fixture_recover(kata_context *context, kata_persistence *persistence, uint64_t flags,
 		    kata_recover_report **ret_report, kata_error **err)
 {

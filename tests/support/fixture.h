@@ -60,6 +60,8 @@ struct census *fixture_census(struct fixture *f);
 /* Fails the test with the difference when the fixture's census is not as `before`. Consumes before. */
 void fixture_assert_census(struct fixture *f, struct census *take_before, const char *when);
 
+/* Releases the machine, and lets go of it (*vm is NULL then): its record, the caller frees. */
+char *fixture_release(kata_vm **vm);
 /* kata_recover with these flags alone; asserts nothing. */
 int fixture_recover(kata_context *context, kata_persistence *persistence, uint64_t flags,
 		    kata_recover_report **ret_report, kata_error **err);

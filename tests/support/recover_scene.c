@@ -166,6 +166,17 @@ kata_sandbox *actor_start_sandbox(struct actor *a, const char *id)
 	return s;
 }
 
+void actor_reserve_storage(struct actor *a, const char *sandbox_id, const char *id)
+{
+	kata_reservation_config c = KATA_RESERVATION_CONFIG_INIT;
+	kata_error *err = NULL;
+
+	c.sandbox_id = sandbox_id;
+	c.kind = KATA_RESERVE_STORAGE;
+	c.id = id;
+	MUST(a, kata_persistence_reserve(a->p, &c, &err));
+}
+
 kata_recover_report *actor_recover(struct actor *a, uint64_t flags)
 {
 	kata_recover_report *report = NULL;

@@ -46,6 +46,7 @@ kata_vm_config actor_config(struct actor *a, const char *id);
 kata_vm *actor_start_vm(struct actor *a, const char *id);
 /* Started and stored; sandbox, VM and record have that id. */
 kata_sandbox *actor_start_sandbox(struct actor *a, const char *id);
+void actor_reserve_storage(struct actor *a, const char *sandbox_id, const char *id);
 kata_recover_report *actor_recover(struct actor *a, uint64_t flags);
 /* The entry of that kind and id; SIZE_MAX: none. */
 size_t actor_find(const kata_recover_report *report, const char *kind, const char *id);

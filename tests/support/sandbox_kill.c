@@ -409,13 +409,7 @@ static void plug_two_at_once(struct part *p, kata_sandbox *s)
 
 static void reserve_disk(struct manager *m)
 {
-	kata_reservation_config c = KATA_RESERVATION_CONFIG_INIT;
-	kata_error *err = NULL;
-
-	c.sandbox_id = "s0";
-	c.kind = KATA_RESERVE_STORAGE;
-	c.id = "disk";
-	MUST(&m->p.a, kata_persistence_reserve(m->p.a.p, &c, &err));
+	actor_reserve_storage(&m->p.a, "s0", "disk");
 }
 
 static void shut_down_clone(struct manager *m)
